@@ -1,0 +1,1 @@
+"""What each head does, measured: attention statistics, chosen examples, detectors, output readouts."""

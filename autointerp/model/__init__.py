@@ -1,0 +1,23 @@
+"""The model border: the only importer of `transformer_lens`. Loads a bridge, proves it, reads and changes heads."""
+
+from __future__ import annotations
+
+from autointerp.model.instrument import InstrumentReport, prove
+from autointerp.model.language_model import LanguageModel, Layer
+from autointerp.model.loading import load_model, random_twin
+from autointerp.model.readout import Readout, log_probs
+from autointerp.model.resume import CleanRun, clean_run, with_changed_z
+
+__all__ = [
+    "CleanRun",
+    "InstrumentReport",
+    "LanguageModel",
+    "Layer",
+    "Readout",
+    "clean_run",
+    "load_model",
+    "log_probs",
+    "prove",
+    "random_twin",
+    "with_changed_z",
+]

@@ -1,0 +1,327 @@
+"""The nouns: frozen records that pass from one stage to the next and into the run folder. No torch here.
+
+Conventions: `dst` is the query position, `src` the key position, both 0-based over the ids really fed
+(BOS included when it is fed). Shares and attentions are in [0, 1], contributions in residual-stream norm,
+effects in nats or logits as named, distances in tokens (`dst - src`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+LABELS: tuple[str, ...] = (
+    "previous_token", "current_token", "first_token", "duplicate_token", "induction", "fixed_offset",
+    "local_context", "punctuation", "delimiter_matching", "name_mover", "copying", "copy_suppression",
+    "successor", "s_inhibition", "token_class", "other", "unclear",
+)  # fmt: skip
+Split = Literal["explain", "select", "test"]
+Domain = Literal["text", "repeats"]
+Stratum = Literal["top", "quantile", "random", "contrast"]
+Status = Literal["described", "abstained", "failed"]
+Verdict = Literal["supported", "partly", "refuted", "unscored"]
+
+
+def _null_is_nan(value: object) -> object:
+    return float("nan") if value is None else value
+
+
+Real = Annotated[float, BeforeValidator(_null_is_nan)]  # NaN is null in JSON, and null reads back as NaN
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict about unknown fields, NaN is null in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Head(Record):
+    """One attention head; prints and parses as `L5H1` (`5.1` is accepted)."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.index}"
+
+    def __lt__(self, other: Head) -> bool:
+        return (self.layer, self.index) < (other.layer, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.layer, self.index))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `L5H1` or `5.1`; raises ValueError otherwise."""
+        match = re.fullmatch(r"\s*(?:[Ll](\d+)[Hh](\d+)|(\d+)\.(\d+))\s*", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a head: write L5H1 or 5.1")
+        layer, index = (int(part) for part in match.groups() if part is not None)
+        return cls(layer=layer, index=index)
+
+
+class Interval(Record):
+    """A number with its 95 % interval and the n behind it; NaN where it is undefined."""
+
+    value: Real
+    low: Real
+    high: Real
+    n: int
+
+
+class TokenValue(Record):
+    """A vocabulary token with a signed value in logits."""
+
+    token: str
+    value: Real
+
+
+class Source(Record):
+    """One attended source of an example row (attention_evidence section 5).
+
+    `share`: attention renormalised off the sink; `multiple`: share times the number of allowed sources;
+    `contribution_share`: attention times write norm, over all sources of the row.
+    """
+
+    src: int
+    token: str
+    distance: int
+    attn: Real
+    share: Real
+    multiple: Real
+    contribution: Real
+    contribution_share: Real
+    position_lift: Real
+    column_lift: Real
+    around: tuple[str, ...]  # tokens within 4 of the source, in order
+    is_self: bool
+    is_prev: bool
+    is_sink: bool
+    dup_of_dst: bool
+    dup_norm: bool
+    after_dup: bool
+    equals_next: bool
+    first_occurrence: bool
+    n_occurrences: int
+
+
+class Example(Record):
+    """One destination row of one head, from the explain split: what it looked at and what it wrote."""
+
+    doc_id: str
+    window: int
+    dst: int
+    stratum: Stratum
+    tier: str | None  # of a contrast row: A same dst token, B same previous token, C any
+    weight: Real  # inverse inclusion probability of random rows, 1 elsewhere
+    tokens: tuple[str, ...]  # the whole fed row, token strings from ids
+    pattern: tuple[Real, ...]  # attention from dst to tokens[0..dst]
+    contribution_shares: tuple[Real, ...]
+    sources: tuple[Source, ...]
+    dst_token: str
+    next_token: str | None
+    dst_bucket: Literal["first 8", "early", "late"]
+    sink_mass: Real
+    self_mass: Real
+    entropy: Real
+    n_allowed: int
+    activity: Real
+    activity_quantile: Real
+    ov_up: tuple[TokenValue, ...]
+    ov_down: tuple[TokenValue, ...]
+    write_up: tuple[TokenValue, ...]
+    write_down: tuple[TokenValue, ...]
+    dla_next: Real
+    abl_dlogp_next: Real
+    abl_kl: Real
+    flags: tuple[str, ...] = ()  # `no_write`: the head's whole write is below 1e-6 of the residual's norm
+
+
+class TokenTotal(Record):
+    """A token's part of a head's total contribution, beside its share of the text (the base rate)."""
+
+    token: str
+    part: Real
+    base_rate: Real
+
+
+class HeadStats(Record):
+    """Document means with 95 % intervals over the explain split (attention_evidence section 3)."""
+
+    n_rows: int
+    n_docs: int
+    sink_mass: Interval
+    self_mass: Interval
+    prev_mass: Interval
+    entropy: Interval  # normalised, in [0, 1]
+    entropy_nats: Interval
+    max_share: Interval
+    mean_distance: Interval
+    low_mass_rows: Interval  # fraction of rows with non-sink mass under tau
+    sink_mass_median: Real
+    entropy_median: Real
+    max_share_median: Real
+    distance_median: Real
+    distance_buckets: tuple[str, ...]
+    distance_histogram: tuple[Real, ...]
+    activity_quantiles: tuple[Real, ...]  # 1 10 25 50 75 90 99 %
+    top_sources: tuple[TokenTotal, ...]
+    top_destinations: tuple[TokenTotal, ...]
+
+
+class Reading(Record):
+    """One detector on one kind of data for one head, against its null (attention_evidence section 6)."""
+
+    name: str
+    data: Literal["repeats", "text", "parameters"]
+    value: Real
+    low: Real
+    high: Real
+    n: int
+    percentile: Real  # rank among all heads of the model, 100 = highest
+    null_max: Real  # highest value of any head of a random-weights model, or on shuffled tokens
+    lift_over_uniform: Real
+    fires: bool
+    detail: dict[str, str | float | int] = {}
+
+
+class Readout(Record):
+    """What the head's output circuit does to vocabulary tokens, over the head's own top rows."""
+
+    up: tuple[TokenValue, ...]
+    down: tuple[TokenValue, ...]
+    copies_source: Real  # mean centred logit effect on the attended token itself, logits
+    copies_source_low: Real
+    copies_source_high: Real
+    n: int
+
+
+class Evidence(Record):
+    """All that an explainer may see of one head; made from the explain split and repeated random tokens only."""
+
+    head: Head
+    stats: HeadStats
+    readings: tuple[Reading, ...]
+    readout: Readout
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()  # strata that could not be filled, examples dropped
+
+    def reading(self, name: str, data: str = "repeats") -> Reading | None:
+        """The reading of detector `name` on `data`, or None where it was not taken."""
+        return next((r for r in self.readings if r.name == name and r.data == data), None)
+
+
+class Description(Record):
+    """What an explainer says of a head; `abstained` means that it found no claim worth making."""
+
+    summary: str
+    looks_at: str
+    writes: str
+    label: str
+    labels: tuple[str, ...] = ()
+    predicate: str | None = None
+    domain: Domain = "text"
+    conditions: str = ""
+    counterexamples: str = ""
+    confidence: Real = 0.0
+    abstained: bool = False
+
+
+class Failure(Record):
+    """A step that did not work for this head: counted in every denominator and shown, never scored."""
+
+    stage: str
+    reason: str
+    raw: str = ""
+
+
+class Control(Record):
+    """A null or a simple rival scored on the same items; `difference` is score minus control, paired."""
+
+    name: str
+    kind: Literal["null", "rival"]
+    value: Real
+    difference: Real
+    low: Real
+    high: Real
+    beaten: bool
+    same_rule: bool = False  # the rival predicts the same pairs (IoU >= .9): the description is that rule
+    detail: str = ""
+
+
+class Score(Record):
+    """A metric on held-out items, with interval, chance line and controls."""
+
+    scorer: str
+    metric: str
+    domain: str
+    value: Real
+    low: Real
+    high: Real
+    n_items: int
+    n_docs: int
+    prevalence: Real
+    chance: Real
+    controls: tuple[Control, ...] = ()
+    state: str = ""  # e.g. `underpowered`
+    details: dict[str, float | int | str | None] = {}
+
+
+class Unscored(Record):
+    """A scorer that gives no number for this head, and why."""
+
+    scorer: str
+    reason: str
+
+
+class Provenance(Record):
+    """How a description came about: the prompt that was sent, the raw reply, the settings."""
+
+    explainer: str
+    model: str = ""
+    template: str = ""
+    template_hash: str = ""
+    request_hashes: tuple[str, ...] = ()
+    prompt: tuple[dict[str, str], ...] = ()
+    raw_replies: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    repairs: int = 0
+
+
+class Judgement(Record):
+    """The headline of a head: the verdict of scoring_validity rule 26 and the numbers behind it."""
+
+    verdict: Verdict
+    reason: str
+    metric: str | None = None
+    domain: str | None = None
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    chance: float | None = None
+    n_items: int = 0
+    n_docs: int = 0
+    margin: float | None = None
+    margin_low: float | None = None
+    margin_high: float | None = None
+    compared_with: str = ""
+    coverage: float | None = None
+
+
+class HeadReport(Record):
+    """A line of `heads.jsonl`: everything the run knows of one head."""
+
+    head: Head
+    status: Status
+    evidence: Evidence
+    description: Description | None
+    failures: tuple[Failure, ...]
+    provenance: Provenance
+    scores: tuple[Score, ...]
+    unscored: tuple[Unscored, ...]
+    judgement: Judgement
+    ablation_loss: Interval
+    ablation_kl: Interval
