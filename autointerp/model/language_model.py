@@ -208,11 +208,17 @@ class LanguageModel:
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
     def read_attention(self, ids: Int[Tensor, "batch pos"], layers: list[int], read: Callable[[Layer], None]) -> None:
-        """One base-model forward; `read` gets each named layer as soon as it has run. Raises ModelError if one
-        of the layers never reported, so that a hook that fires nowhere is not read as silence."""
+        """One base-model forward; `read` gets each named layer as soon as it has run."""
+        with self.observing(layers, read):
+            self.forward_base(ids)
+
+    @contextmanager
+    def observing(self, layers: list[int], read: Callable[[Layer], None]) -> Iterator[None]:
+        """Hand each named layer of every forward inside the block to `read`. Raises ModelError if one of the layers
+        never reported, so that a hook that fires nowhere is not read as silence."""
         collector = _Collector(layers, read)
         with self.hooks(collector.hooks()):
-            self.forward_base(ids)
+            yield
         collector.check()
 
     def to_ids(self, ids: Int[np.ndarray, "batch pos"]) -> Int[Tensor, "batch pos"]:

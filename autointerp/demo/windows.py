@@ -1,0 +1,124 @@
+"""Training windows of the demo model: BOS and up to `length - 1` ids of one document, or random ids.
+
+1. Text: documents are tokenised and cut into consecutive pieces; half of the long ones from a random offset.
+2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) ids each followed by a mark
+   that says whether the id occurred before; (c) noise in which short runs come back. They are drawn from ids
+   that occur in text, so that induction and duplicate-token heads hold for any token.
+3. Targets equal the next id; where nothing could predict it (the first time of random ids) they are IGNORE.
+4. Batches hold windows of similar length, padded on the right.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from autointerp.demo.corpus import DemoDocument
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+IGNORE = -100
+_ENCODE_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Ids with BOS first; `predictable[i]` says whether ids[i] counts as a target."""
+
+    ids: list[int]
+    predictable: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class RandomIds:
+    """What random windows are made of: ordinary ids, and pairs of marks (new, seen)."""
+
+    ordinary: Sequence[int]
+    marks: Sequence[tuple[list[int], list[int]]]
+    bos: int
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast, stream: Iterable[DemoDocument]
+) -> Iterator[list[int]]:
+    """Ids of each document, without BOS."""
+    texts = (document.text for document in stream)
+    while batch := list(islice(texts, _ENCODE_BATCH)):
+        for encoding in tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False):
+            yield encoding.ids
+
+
+def ordinary_ids(documents: Iterable[list[int]], at_least: int = 3) -> list[int]:
+    """Ids that occur at least so often in the documents, in ascending order."""
+    counts = Counter(token for ids in documents for token in ids)
+    return sorted(token for token, times in counts.items() if times >= at_least)
+
+
+def text_windows(ids: list[int], bos: int, length: int, rng: random.Random) -> Iterator[Window]:
+    """Consecutive pieces of one document; a last piece under 16 ids is left out unless it is the only one."""
+    size = length - 1
+    start = rng.randrange(size // 2) if len(ids) > size and rng.random() < 0.5 else 0
+    for begin in range(start, len(ids), size):
+        piece = ids[begin : begin + size]
+        if len(piece) >= 16 or begin == 0:
+            yield Window([bos, *piece], [False] + [True] * len(piece))
+
+
+def random_window(made_of: RandomIds, length: int, rng: random.Random) -> Window:
+    """A window of random ordinary ids, of one of the three sorts."""
+    sort = rng.choices((_repeated_run, _marked_items, _noise_with_runs), (5, 3, 2))[0]
+    ids, predictable = sort(made_of, length, rng)
+    ids, predictable = ids[: length - 1], predictable[: length - 1]
+    return Window([made_of.bos, *ids], [False, *predictable])
+
+
+def _repeated_run(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
+    size = rng.randrange(4, length // 2)
+    run = rng.sample(made_of.ordinary, size)
+    times = max(2, min(4, length // size))
+    return run * times, [False] * (size + 1) + [True] * (size * (times - 1) - 1)
+
+
+def _marked_items(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
+    new, again = rng.choice(made_of.marks)
+    pool = rng.sample(made_of.ordinary, rng.randrange(length // 8, length // 3))
+    ids: list[int] = []
+    predictable: list[bool] = []
+    seen: set[int] = set()
+    while len(ids) < length:
+        item = rng.choice(pool)
+        mark = again if item in seen else new
+        seen.add(item)
+        ids += [item, *mark]
+        predictable += [False] + [True] * len(mark)
+    return ids, predictable
+
+
+def _noise_with_runs(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
+    ids = rng.sample(made_of.ordinary, rng.randrange(8, 16))
+    predictable = [False] * len(ids)
+    while len(ids) < length:
+        start = rng.randrange(len(ids) - 4)
+        run = ids[start : start + rng.randrange(4, 20)]
+        noise = [rng.choice(made_of.ordinary) for _ in range(rng.randrange(1, 12))]
+        ids += run + noise
+        predictable += [False] + [True] * (len(run) - 1) + [False] * len(noise)
+    return ids, predictable
+
+
+def batches(windows: Iterator[Window], tokens: int, rng: random.Random) -> Iterator[list[Window]]:
+    """Batches of about `tokens` ids, each of windows of similar length; the order of batches is random."""
+    while pool := list(islice(windows, 512)):
+        pool.sort(key=lambda window: len(window.ids))
+        grouped: list[list[Window]] = [[]]
+        for window in pool:
+            if grouped[-1] and (len(grouped[-1]) + 1) * len(window.ids) > tokens:
+                grouped.append([])
+            grouped[-1].append(window)
+        rng.shuffle(grouped)
+        yield from grouped

@@ -1,0 +1,208 @@
+"""The detector explainer: a description from measurements alone, without a language model.
+
+1. The labels are the detectors that fire (lower end above every null, lift over uniform), strongest first.
+2. The first label gives the claim: a sentence, a predicate, and the domain in which it holds more strongly.
+3. The output side is read from the write on the attended token and from the copying detectors.
+4. Where nothing fires it abstains and says what came closest.
+
+It is the baseline that every LLM run is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autointerp.evidence.detectors import labels_of
+from autointerp.explain.outcome import Explanation
+from autointerp.predicate import parse
+from autointerp.records import Description, Domain, Evidence, Provenance, Reading
+
+MAX_PREDICATE = 400
+FUNCTION_WORDS = ("the", "a", "an", "of", "to", "and", "in", "that", "it", "is", "was", "for", "on", "with", "as")
+CLASS_PREDICATES = {
+    "capitalised": "src.is_capitalised",
+    "numeral": "src.is_number",
+    "newline": "src.is_newline",
+    "word_initial": "src.is_word_start",
+    "punctuation": "src.is_punctuation",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Where a head looks: a sentence and the rule that says the same."""
+
+    looks_at: str
+    predicate: str
+
+
+def _fixed(sentence: str, predicate: str) -> Callable[[Reading], Claim]:
+    return lambda reading: Claim(sentence, predicate)
+
+
+def _offset(reading: Reading) -> Claim:
+    k = int(reading.detail.get("offset", reading.detail.get("k", 2)))
+    return Claim(f"Every token attends to the token {k} positions before it.", f"distance == {k}")
+
+
+def _punctuation(reading: Reading) -> Claim:
+    if reading.detail.get("which") == "nearest":
+        return Claim(
+            "Every token attends to the nearest punctuation sign before it.",
+            "nearest(src.is_punctuation and distance > 0)",
+        )
+    return Claim("Every token attends to punctuation signs.", "src.is_punctuation")
+
+
+def _token_class(reading: Reading) -> Claim:
+    name = str(reading.detail.get("class", ""))
+    if name == "own":
+        return _own_tokens(reading)
+    if name == "function word":
+        words = "{" + ", ".join(f'"{w}"' for w in FUNCTION_WORDS) + "}"
+        return Claim("Every token attends to function words.", f"src.lower in {words}")
+    predicate = CLASS_PREDICATES.get(name.replace(" ", "_").replace("-", "_"), "src.is_word_start")
+    return Claim(f"Every token attends to tokens of one class: {name}.", predicate)
+
+
+def _own_tokens(reading: Reading) -> Claim:
+    tokens = [t for t in str(reading.detail.get("tokens", "")).split("\x1f") if t]
+    shown: list[str] = []
+    for token in tokens:
+        text = "src.text in {" + ", ".join(_quoted(t) for t in [*shown, token]) + "}"
+        if len(text) > MAX_PREDICATE:
+            break
+        shown.append(token)
+    names = ", ".join(_quoted(t) for t in shown)
+    return Claim(f"Every token attends to a few set tokens: {names}.", f"src.text in {{{names}}}")
+
+
+def _quoted(token: str) -> str:
+    escaped = "".join(c if c.isprintable() and c not in "\\\"" else f"\\u{ord(c):04x}" for c in token if ord(c) < 0x10000)
+    return f'"{escaped}"'
+
+
+CLAIMS: dict[str, Callable[[Reading], Claim]] = {
+    "previous_token": _fixed("Every token attends to the token directly before it.", "distance == 1"),
+    "current_token": _fixed("Every token attends to itself.", "distance == 0"),
+    "first_token": _fixed("Every token rests on the first position of the text.", "src.is_first"),
+    "duplicate_token": _fixed(
+        "A token that occurred before attends to its earlier occurrences.", "src == dst and distance > 0"
+    ),
+    "induction": _fixed(
+        "A token that occurred before attends to the token that followed its earlier occurrence.",
+        "src.prev == dst and distance > 0",
+    ),
+    "fixed_offset": _offset,
+    "local_context": _fixed("Every token spreads its attention over the last few tokens.", "distance <= 7"),
+    "punctuation": _punctuation,
+    "delimiter_matching": _fixed(
+        "Tokens inside brackets or quotations attend to the sign that opened them.",
+        "nearest(src.is_open_bracket and distance > 0)",
+    ),
+    "token_class": _token_class,
+}
+
+
+class DetectorExplainer:
+    """Fills a description from the detector readings; asks nobody."""
+
+    async def explain(self, evidence: Evidence) -> Explanation:
+        provenance = Provenance(explainer="detectors")
+        return Explanation(outcome=describe(evidence), provenance=provenance)
+
+
+def describe(evidence: Evidence) -> Description:
+    """The detectors' description of one head, or their abstention."""
+    labels = labels_of(evidence.readings)
+    output = _output_label(evidence)
+    pattern = [label for label in labels if label in CLAIMS]
+    if not pattern:
+        return _without_pattern(evidence, output)
+    label = pattern[0]
+    reading = _strongest(evidence, label)
+    claim = CLAIMS[label](reading)
+    parse(claim.predicate)  # a claim of ours that does not parse is our error, and must not pass silently
+    further = tuple(dict.fromkeys([*pattern, *([output] if output else [])]))
+    others = f" It also does: {', '.join(pattern[1:])}." if len(pattern) > 1 else ""
+    return Description(
+        summary=f"{claim.looks_at}{others}",
+        looks_at=claim.looks_at,
+        writes=_writes(evidence),
+        label=label,
+        labels=further,
+        predicate=claim.predicate,
+        domain=_domain(evidence, label),
+        conditions=_conditions(evidence, label),
+        confidence=max(0.0, min(1.0, round(reading.low, 4))),
+    )
+
+
+def _without_pattern(evidence: Evidence, output: str | None) -> Description:
+    best = max(
+        (r for r in evidence.readings if r.name in CLAIMS and r.lift_over_uniform == r.lift_over_uniform),
+        key=lambda r: r.lift_over_uniform,
+        default=None,
+    )
+    closest = "" if best is None else (
+        f" The closest was {best.name} on {best.data}: {best.value:.3f}, {best.lift_over_uniform:.1f} times uniform, "
+        f"null maximum {best.null_max:.3f}."
+    )
+    return Description(
+        summary=f"No detector of an attention pattern fires.{closest}",
+        looks_at="unclear",
+        writes=_writes(evidence),
+        label="unclear",
+        labels=(output,) if output else (),
+        abstained=True,
+    )
+
+
+def _strongest(evidence: Evidence, label: str) -> Reading:
+    """The reading of the label with the larger lift among those that fire."""
+    fired = [r for r in evidence.readings if r.name == label and r.fires]
+    return max(fired, key=lambda r: r.lift_over_uniform)
+
+
+def _domain(evidence: Evidence, label: str) -> Domain:
+    """Repeats where the detector fires only there, or for matching tokens where it is stronger there."""
+    on_text, on_repeats = evidence.reading(label, "text"), evidence.reading(label, "repeats")
+    text = on_text is not None and on_text.fires
+    repeats = on_repeats is not None and on_repeats.fires
+    if text and repeats and label in ("duplicate_token", "induction"):
+        return "repeats" if on_repeats and on_text and on_repeats.value > on_text.value else "text"
+    return "text" if text or not repeats else "repeats"
+
+
+def _conditions(evidence: Evidence, label: str) -> str:
+    parts = []
+    stats = evidence.stats
+    if stats.sink_mass.value > 0.3 and label != "first_token":
+        parts.append(f"rests on the first position with {100 * stats.sink_mass.value:.0f} % of its attention on text")
+    for reading in evidence.readings:
+        if reading.name == label and reading.data in ("text", "repeats"):
+            parts.append(f"{reading.name} on {reading.data}: {reading.value:.2f}, percentile {reading.percentile:.0f}")
+    return "; ".join(parts)
+
+
+def _output_label(evidence: Evidence) -> str | None:
+    """Copying or suppression, where the parameters or the writes on text say so."""
+    for name in ("successor", "copy_suppression", "copying"):
+        if any(r.name == name and r.fires for r in evidence.readings):
+            return name
+    suppresses = any(r.name == "anti_copying" and r.fires for r in evidence.readings)
+    return "copy_suppression" if suppresses and evidence.readout.copies_source_high < 0 else None
+
+
+def _writes(evidence: Evidence) -> str:
+    readout = evidence.readout
+    effect = f"{readout.copies_source:+.2f} logits on average, 95 % {readout.copies_source_low:+.2f} to "
+    effect += f"{readout.copies_source_high:+.2f}, {readout.n} examples"
+    if readout.copies_source_low > 0:
+        return f"Raises the attended token as the next token ({effect})."
+    if readout.copies_source_high < 0:
+        return f"Lowers the attended token as the next token ({effect})."
+    names = ", ".join(_quoted(t.token) for t in readout.up[:3])
+    most = f" Most raised in its examples: {names}." if names else ""
+    return f"No consistent effect on the attended token ({effect}).{most}"

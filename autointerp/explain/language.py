@@ -1,0 +1,218 @@
+"""The LLM explainer: evidence rendered into a prompt, a structured reply checked into a description.
+
+1. The evidence is rendered blind; examples are dropped (quantile, random, contrast, top) until the prompt fits.
+2. The reply must follow the schema, its label must be known, its predicate must parse; at most two repairs.
+3. If only the predicate is wrong after the repairs, the description stands without one, and that is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autointerp.errors import BadInput, PredicateError
+from autointerp.explain.outcome import Explanation
+from autointerp.explain.view import drop_examples, evidence_view
+from autointerp.llm import Answer, Capabilities, ChatModel, ChatRequest, ask, estimate_prompt
+from autointerp.predicate import parse
+from autointerp.prompting import Prompt, Templates
+from autointerp.records import LABELS, Description, Evidence, Failure, Provenance
+
+MAX_PROMPT_TOKENS = 12_000
+TEMPLATE, REPAIR = "explain", "repair"
+
+
+def _text(limit: int) -> dict[str, Any]:
+    return {"type": "string", "maxLength": limit}
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "looks_at": _text(400),
+        "writes": _text(400),
+        "summary": _text(400),
+        "label": {"type": "string", "enum": list(LABELS)},
+        "predicate": _text(400),
+        "domain": {"type": "string", "enum": ["text", "repeats"]},
+        "conditions": _text(300),
+        "counterexamples": _text(300),
+        "confidence": {"type": "integer", "minimum": 0, "maximum": 100},
+        "unclear": {"type": "boolean"},
+    },
+    "required": [
+        "looks_at", "writes", "summary", "label", "predicate", "domain", "conditions", "counterexamples",
+        "confidence", "unclear",
+    ],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LanguageSettings:
+    """How the LLM is asked; all of it changes replies."""
+
+    max_tokens: int = 700
+    temperature: float = 0.0
+    seed: int | None = 0
+    instruction: str = ""
+
+
+def explain_prompt(
+    evidence: Evidence, templates: Templates, settings: LanguageSettings, context: int | None = None
+) -> tuple[Prompt, tuple[str, ...]]:
+    """The exact prompt for `evidence`, and notes on what was dropped to fit `context` tokens.
+
+    Raises BadInput if it does not fit even without examples.
+    """
+    limit = min(MAX_PROMPT_TOKENS, (context or 1 << 30) - settings.max_tokens - 64)
+    examples = evidence.examples
+    while True:
+        values = {
+            "evidence": evidence_view(evidence, examples),
+            "labels": list(LABELS),
+            "instruction": settings.instruction,
+        }
+        prompt = templates.render(TEMPLATE, values)
+        size = estimate_prompt(ChatRequest(messages=prompt.messages, max_tokens=settings.max_tokens))
+        dropped = len(evidence.examples) - len(examples)
+        if size <= limit:
+            return prompt, (f"{dropped} examples left out to fit {limit} tokens",) if dropped else ()
+        if not examples:
+            raise BadInput(
+                f"the prompt needs about {size} tokens without any example, but only {limit} fit the server's context. "
+                "Start the server with a larger context."
+            )
+        examples = drop_examples(examples)
+
+
+class LanguageExplainer:
+    """Asks an OpenAI-compatible model to describe a head."""
+
+    def __init__(
+        self, chat: ChatModel, capabilities: Capabilities, templates: Templates, settings: LanguageSettings
+    ) -> None:
+        self._chat, self._capabilities = chat, capabilities
+        self._templates, self._settings = templates, settings
+
+    async def explain(self, evidence: Evidence) -> Explanation:
+        try:
+            prompt, notes = explain_prompt(evidence, self._templates, self._settings, self._capabilities.context)
+        except BadInput as error:
+            failure = Failure(stage="explain", reason=str(error))
+            return Explanation(outcome=failure, provenance=Provenance(explainer="llm"))
+        reader = _ReplyReader()
+        answer = await ask(
+            self._chat,
+            self._request(prompt, str(evidence.head)),
+            reader.read,
+            lambda reason: self._templates.render(REPAIR, {"reason": reason}).messages[-1]["content"],
+            self._capabilities,
+        )
+        dropped = tuple(Failure(stage="examples", reason=note) for note in notes)
+        if isinstance(answer, Failure):
+            return self._failed(answer, reader, prompt, dropped)
+        provenance = self._provenance(prompt, answer)
+        return Explanation(outcome=answer.value, provenance=provenance, failures=dropped)
+
+    def _failed(
+        self, failure: Failure, reader: _ReplyReader, prompt: Prompt, notes: tuple[Failure, ...]
+    ) -> Explanation:
+        provenance = Provenance(
+            explainer="llm",
+            model=self._capabilities.model,
+            template=prompt.name,
+            template_hash=prompt.template_hash,
+            prompt=prompt.messages,
+            raw_replies=(failure.raw,) if failure.raw else (),
+        )
+        if reader.without_predicate is None:
+            return Explanation(outcome=failure, provenance=provenance, failures=notes)
+        lost = Failure(stage="predicate", reason=failure.reason, raw=failure.raw[:2000])
+        return Explanation(outcome=reader.without_predicate, provenance=provenance, failures=(*notes, lost))
+
+    def _request(self, prompt: Prompt, unit: str) -> ChatRequest:
+        return ChatRequest(
+            messages=prompt.messages,
+            json_schema=SCHEMA,
+            schema_name="description",
+            max_tokens=self._settings.max_tokens,
+            temperature=self._settings.temperature,
+            seed=self._settings.seed,
+            purpose="explain",
+            unit=unit,
+            template_hash=prompt.template_hash,
+        )
+
+    def _provenance(self, prompt: Prompt, answer: Answer[Description]) -> Provenance:
+        return Provenance(
+            explainer="llm",
+            model=answer.model,
+            template=prompt.name,
+            template_hash=prompt.template_hash,
+            request_hashes=answer.request_hashes,
+            prompt=answer.messages,
+            raw_replies=answer.raw_replies,
+            prompt_tokens=answer.usage.prompt_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+            repairs=answer.repairs,
+        )
+
+
+class _ReplyReader:
+    """Checks replies; remembers the last one that lacked nothing but a valid predicate."""
+
+    def __init__(self) -> None:
+        self.without_predicate: Description | None = None
+
+    def read(self, reply: dict[str, Any]) -> Description:
+        """A description, or ValueError with what to correct."""
+        description = _plain_description(reply)
+        predicate = _string(reply, "predicate", 400).strip()
+        if description.abstained or not predicate:
+            return description
+        try:
+            parse(predicate)
+        except PredicateError as error:
+            self.without_predicate = description
+            raise ValueError(f"the predicate {predicate!r} is not valid: {error}") from None
+        return description.model_copy(update={"predicate": predicate})
+
+
+def _plain_description(reply: dict[str, Any]) -> Description:
+    label = _string(reply, "label", 40)
+    if label not in LABELS:
+        raise ValueError(f"label {label!r} is not one of {', '.join(LABELS)}")
+    unclear = reply.get("unclear", False)
+    if not isinstance(unclear, bool):
+        raise ValueError("unclear must be true or false")
+    looks_at = _string(reply, "looks_at", 600)
+    if not unclear and not looks_at.strip():
+        raise ValueError("looks_at is empty: say where the head looks, or set unclear to true")
+    domain = reply.get("domain", "text")
+    if domain not in ("text", "repeats"):
+        raise ValueError(f"domain {domain!r} is not one of text, repeats")
+    confidence = reply.get("confidence", 0)
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 100:
+        raise ValueError(f"confidence {confidence!r} is not a number from 0 to 100")
+    return Description(
+        summary=_string(reply, "summary", 600),
+        looks_at=looks_at,
+        writes=_string(reply, "writes", 600),
+        label="unclear" if unclear else label,
+        labels=(label,),
+        domain="repeats" if domain == "repeats" else "text",
+        conditions=_string(reply, "conditions", 600),
+        counterexamples=_string(reply, "counterexamples", 600),
+        confidence=round(confidence / 100, 4),
+        abstained=unclear or label == "unclear",
+    )
+
+
+def _string(reply: dict[str, Any], name: str, limit: int) -> str:
+    value = reply.get(name, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, not {type(value).__name__}")
+    if len(value) > limit:
+        raise ValueError(f"{name} has {len(value)} characters; use at most {limit}")
+    return value

@@ -1,0 +1,62 @@
+"""Chat models of OpenAI-compatible servers: the only importer of `openai`, at first use."""
+
+from __future__ import annotations
+
+from autointerp.llm.ask import Answer, ask, fitted
+from autointerp.llm.budget import (
+    Budget,
+    BudgetedChat,
+    Prices,
+    by_characters,
+    estimate_prompt,
+    find_prices,
+    token_counter,
+)
+from autointerp.llm.cached import CachedChat, CallLog, ReplyCache
+from autointerp.llm.capability import Capabilities, capability_table, describe_server, probe
+from autointerp.llm.client import OpenAIChat
+from autointerp.llm.extract import json_objects, parse_reply
+from autointerp.llm.request import (
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Endpoint,
+    TokenLogprobs,
+    Usage,
+    content_hash,
+    request_hash,
+)
+from autointerp.llm.transport import ClientOptions, is_loopback
+
+__all__ = [
+    "Answer",
+    "Budget",
+    "BudgetedChat",
+    "CachedChat",
+    "CallLog",
+    "Capabilities",
+    "ChatModel",
+    "ChatReply",
+    "ChatRequest",
+    "ClientOptions",
+    "Endpoint",
+    "OpenAIChat",
+    "Prices",
+    "ReplyCache",
+    "TokenLogprobs",
+    "Usage",
+    "ask",
+    "by_characters",
+    "capability_table",
+    "content_hash",
+    "describe_server",
+    "estimate_prompt",
+    "find_prices",
+    "fitted",
+    "is_loopback",
+    "json_objects",
+    "parse_reply",
+    "probe",
+    "request_hash",
+    "token_counter",
+]

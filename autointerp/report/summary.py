@@ -1,0 +1,185 @@
+"""The numbers of a whole run: who is counted, mean margins, controls, risk against coverage.
+
+Margins (scoring rules 10, 11, 15, 16): heads whose description equals a positional program, and heads
+described as resting on the first token, have no margin that means anything and are left out of both means;
+their count is printed. In the second mean an abstention, a failure and an unscored description count as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal
+
+from autointerp.records import Control, HeadReport, Score
+
+Group = Literal["counted", "equals a rule", "rests on the first token", "abstained", "failed", "unscored"]
+VERDICTS = ("supported", "partly", "refuted", "unscored")
+
+
+@dataclass
+class ControlTotal:
+    """One control over all heads: on how many it ran, how many beat it, how many are that very rule."""
+
+    name: str
+    kind: str
+    n: int = 0
+    beaten: int = 0
+    same_rule: int = 0
+    differences: list[float] = field(default_factory=list)
+
+    @property
+    def mean_difference(self) -> float:
+        return fmean(self.differences) if self.differences else math.nan
+
+
+@dataclass
+class Summary:
+    """Filled head by head with `add`; the properties are the printed numbers."""
+
+    groups: Counter[Group] = field(default_factory=Counter)
+    status: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    explainers: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    margins: list[tuple[float, float]] = field(default_factory=list)  # stated confidence, margin
+    coverages: list[float] = field(default_factory=list)
+    controls: dict[tuple[str, str], ControlTotal] = field(default_factory=dict)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    repairs: int = 0
+
+    def add(self, report: HeadReport) -> None:
+        """Count one head."""
+        group = margin_group(report)
+        judged, made = report.judgement, report.provenance
+        self.groups[group] += 1
+        self.status[report.status] += 1
+        self.verdicts[judged.verdict] += 1
+        self.explainers[made.explainer] += 1
+        if made.model:
+            self.models[made.model] += 1
+        if report.description is not None and report.status == "described":
+            self.labels[report.description.label] += 1
+        if group == "counted" and judged.margin is not None and report.description is not None:
+            confidence = report.description.confidence
+            self.margins.append((confidence if math.isfinite(confidence) else 0.0, judged.margin))
+        if judged.coverage is not None and math.isfinite(judged.coverage):
+            self.coverages.append(judged.coverage)
+        score = headline(report)
+        for control in score.controls if score is not None else ():
+            self._add_control(control)
+        self.tokens_in += made.prompt_tokens
+        self.tokens_out += made.completion_tokens
+        self.repairs += made.repairs
+
+    def _add_control(self, control: Control) -> None:
+        total = self.controls.setdefault(
+            (control.kind, control.name), ControlTotal(control.name, control.kind)
+        )
+        total.n += 1
+        total.beaten += control.beaten
+        total.same_rule += control.same_rule
+        if math.isfinite(control.difference) and not control.same_rule:
+            total.differences.append(control.difference)
+
+    @property
+    def n_total(self) -> int:
+        return sum(self.status.values())
+
+    @property
+    def n_unscored(self) -> int:
+        """Described heads whose description got no verdict."""
+        return self.verdicts["unscored"] - self.groups["abstained"] - self.groups["failed"]
+
+    @property
+    def n_in_all_mean(self) -> int:
+        return len(self.margins) + sum(self.groups[group] for group in ("abstained", "failed", "unscored"))
+
+    @property
+    def mean_margin_described(self) -> float:
+        return fmean(margin for _, margin in self.margins) if self.margins else math.nan
+
+    @property
+    def mean_margin_all(self) -> float:
+        total = math.fsum(margin for _, margin in self.margins)
+        return total / self.n_in_all_mean if self.n_in_all_mean else math.nan
+
+    @property
+    def mean_coverage(self) -> float:
+        return fmean(self.coverages) if self.coverages else math.nan
+
+    @property
+    def risk_coverage(self) -> list[tuple[float, float]]:
+        """Points (fraction of heads described so far, mean margin of those), most confident first."""
+        points, total = [], 0.0
+        for count, (_, margin) in enumerate(sorted(self.margins, key=lambda pair: -pair[0]), start=1):
+            total += margin
+            points.append((count / max(self.n_in_all_mean, 1), total / count))
+        return points
+
+    def supported_rate(self) -> tuple[float, float, float]:
+        """Supported heads over all heads, with the exact (Clopper-Pearson) 95 % interval."""
+        n, k = self.n_total, self.verdicts["supported"]
+        return (k / n if n else math.nan, *clopper_pearson(k, n))
+
+
+def headline(report: HeadReport) -> Score | None:
+    """The score behind the judgement: same metric and domain, and the same value where several match."""
+    judged = report.judgement
+    matching = [s for s in report.scores if s.metric == judged.metric and s.domain == judged.domain]
+    matching = [s for s in matching if judged.score is None or s.value == judged.score] or matching
+    return max(matching, key=lambda score: len(score.controls), default=None)
+
+
+def margin_group(report: HeadReport) -> Group:
+    """Where a head stands in the mean margins."""
+    if report.status == "failed":
+        return "failed"
+    if report.status == "abstained" or report.description is None:
+        return "abstained"
+    if report.description.label == "first_token":
+        return "rests on the first token"
+    score = headline(report)
+    if score is not None and any(control.same_rule for control in score.controls):
+        return "equals a rule"
+    judged = report.judgement
+    if judged.verdict == "unscored" or judged.margin is None or not math.isfinite(judged.margin):
+        return "unscored"
+    return "counted"
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a rate (Clopper and Pearson 1934), by bisection on the binomial tails."""
+    if trials == 0:
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else _bisect(lambda p: 1 - _binomial_cdf(successes - 1, trials, p) < tail)
+    high = 1.0 if successes == trials else _bisect(lambda p: _binomial_cdf(successes, trials, p) > tail)
+    return low, high
+
+
+def _bisect(below: Callable[[float], bool]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return (low + high) / 2
+
+
+def _binomial_cdf(k: int, n: int, p: float) -> float:
+    if p <= 0 or p >= 1:
+        return float(p <= 0 or k >= n)
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(p)
+        + (n - i) * math.log1p(-p)
+        for i in range(k + 1)
+    )
+    return min(1.0, math.fsum(math.exp(log) for log in logs))

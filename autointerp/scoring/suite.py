@@ -1,0 +1,225 @@
+"""Scores of all heads that cost no call: predicates, first-position claims, whole-head ablation.
+
+1. Predicates of all descriptions, the positional rivals, generic descriptions and a seeded pool of donors are decided
+   on the select and test rows of each domain; a claim is scored in its own domain, and beside it in the other.
+2. Layers are tallied in groups; each head's predicate meets its rivals and nulls on the same document resamples.
+3. Every head is mean-ablated on test text; heads that claim repeats on held-out repeats too. The KL at the
+   destinations that the claim names decides whether the head matters there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from autointerp.model import LanguageModel
+from autointerp.predicate import TokenTable
+from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
+from autointerp.scoring.ablation import Effects, ablate_heads
+from autointerp.scoring.bootstrap import Resamples
+from autointerp.scoring.first_token import score_first_token, tally_first_token
+from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
+from autointerp.scoring.predicted import GENERIC, POSITIONAL_RIVALS, PredictedPairs, overlap
+from autointerp.scoring.tallies import LayerTallies, tally
+
+DONOR_POOL = 24
+DETECTOR_TEXT = "detector text"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to score on, by domain: select and test."""
+
+    select: Mapping[Domain, HeldOutRows]
+    test: Mapping[Domain, HeldOutRows]
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """What scoring needs besides the descriptions."""
+
+    model: LanguageModel
+    held_out: HeldOut
+    ablation: Mapping[Domain, HeldOutRows]
+    z_mean: Float64[np.ndarray, "layer head d_head"]
+    seed: int
+    batch_size: int = 8
+    scorers: tuple[str, ...] = ("predicate", "ablation")
+
+
+@dataclass
+class HeadScores:
+    """What the suite found for one head."""
+
+    scores: list[Score] = field(default_factory=list)
+    unscored: list[Unscored] = field(default_factory=list)
+    loss: Interval = field(default_factory=lambda: _nothing())
+    kl: Interval = field(default_factory=lambda: _nothing())
+    effect: Interval = field(default_factory=lambda: _nothing())  # KL at the claimed destinations
+
+
+def _nothing() -> Interval:
+    nan = float("nan")
+    return Interval(value=nan, low=nan, high=nan, n=0)
+
+
+Outcomes = Mapping[Head, Description | Failure]
+
+
+class Suite:
+    """Scores descriptions; one instance a run."""
+
+    def __init__(self, spec: SuiteSpec, progress: Progress) -> None:
+        self._spec, self._progress = spec, progress
+        self._table = TokenTable.from_strings(spec.model.strings, spec.model.special_ids)
+
+    def score(self, outcomes: Outcomes, rivals: Outcomes) -> dict[Head, HeadScores]:
+        """`rivals` are the detector explainer's descriptions where another explainer wrote `outcomes`."""
+        found = {head: HeadScores() for head in outcomes}
+        if "predicate" in self._spec.scorers:
+            for domain in self._spec.held_out.test:
+                _Predicates(self._spec, self._table, domain, self._progress).score(outcomes, rivals, found)
+        for head, outcome in outcomes.items():
+            if _predicate(outcome) is None and "predicate" in self._spec.scorers:
+                found[head].unscored.append(Unscored(scorer="predicate", reason=_why_not(outcome)))
+        if "ablation" in self._spec.scorers:
+            self._ablate(outcomes, found)
+        return found
+
+    def _ablate(self, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
+        for domain, held_out in self._spec.ablation.items():
+            claimed = {h: o for h, o in outcomes.items() if isinstance(o, Description) and o.domain == domain}
+            heads = tuple(sorted(outcomes)) if domain == "text" else tuple(sorted(claimed))
+            if not heads:
+                continue
+            effects = ablate_heads(
+                self._spec.model,
+                held_out,
+                heads,
+                self._spec.z_mean,
+                self._spec.seed,
+                lambda done, of, domain=domain: self._progress(f"ablating heads on {domain}", done, of),  # type: ignore[misc]
+            )
+            pairs = PredictedPairs(held_out, self._table)
+            for head in heads:
+                if domain == "text":
+                    found[head].loss, found[head].kl = effects.mean(head, "loss"), effects.mean(head, "kl")
+                if head in claimed:
+                    found[head].effect = self._effect(effects, head, claimed[head], pairs)
+
+    def _effect(self, effects: Effects, head: Head, description: Description, pairs: PredictedPairs) -> Interval:
+        predicate = _predicate(description)
+        return effects.mean(head, "kl", None if predicate is None else pairs.destinations(predicate))
+
+
+def _predicate(outcome: Description | Failure) -> str | None:
+    return None if isinstance(outcome, Failure) or outcome.abstained else outcome.predicate
+
+
+def _why_not(outcome: Description | Failure) -> str:
+    if isinstance(outcome, Failure):
+        return f"the description failed ({outcome.stage})"
+    return "the explainer abstained" if outcome.abstained else "the description has no predicate"
+
+
+class _Predicates:
+    """Predicate scores of one domain."""
+
+    def __init__(self, spec: SuiteSpec, table: TokenTable, domain: Domain, progress: Progress) -> None:
+        self._spec, self._domain, self._progress = spec, domain, progress
+        self._select = PredictedPairs(spec.held_out.select[domain], table)
+        self._test = PredictedPairs(spec.held_out.test[domain], table)
+        self._resamples = Resamples.of(self._test.held_out.n_documents, spec.seed)
+
+    def score(self, outcomes: Outcomes, rivals: Outcomes, found: dict[Head, HeadScores]) -> None:
+        claims = {head: p for head, o in outcomes.items() if (p := _predicate(o)) is not None}
+        resting = {head for head, p in claims.items() if self._test.only_sink(p)}
+        self._first_token(sorted(resting), outcomes, found)
+        others = {head: p for head, p in claims.items() if head not in resting}
+        if not others:
+            return
+        texts = {head: p for head, o in rivals.items() if (p := _predicate(o)) is not None}
+        pool = _donor_pool(others, self._spec.seed)
+        lists = {
+            layer: _names(layer, others, texts, pool) for layer in range(self._spec.model.n_layers)
+        }
+        selects = tally(
+            self._spec.model, self._select.held_out, lambda n: self._select.masks(lists[n]), self._spec.batch_size
+        )
+        tests = tally(
+            self._spec.model, self._test.held_out, lambda n: self._test.masks(lists[n]), self._spec.batch_size
+        )
+        for select, test in zip(selects, tests, strict=True):
+            self._layer((select, test), lists[test.layer], (others, texts, pool), outcomes, found)
+            self._progress(f"scoring predicates on {self._domain}", test.layer + 1, self._spec.model.n_layers)
+
+    def _layer(
+        self,
+        tallies: tuple[LayerTallies, LayerTallies],
+        names: list[str],
+        sources: tuple[dict[Head, str], dict[Head, str], list[str]],
+        outcomes: Outcomes,
+        found: dict[Head, HeadScores],
+    ) -> None:
+        claims, texts, pool = sources
+        select, test = tallies
+        heads = [head for head in claims if head.layer == test.layer]
+        if not heads:
+            return
+        overlaps = Overlap(overlap(self._select.masks(names)), overlap(self._test.masks(names)))
+        for head in heads:
+            contest = _contest(claims[head], texts.get(head), pool, names)
+            splits = HeadTallies(select, head.index), HeadTallies(test, head.index)
+            score = score_predicate(*splits, contest, overlaps, self._resamples, self._domain)
+            _file(score, outcomes[head], self._domain, found[head])
+
+    def _first_token(self, heads: list[Head], outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
+        if not heads:
+            return
+        sums = tally_first_token(self._spec.model, self._test.held_out, self._spec.batch_size)
+        for head in heads:
+            score = score_first_token(sums, head, self._resamples, self._domain)
+            _file(score, outcomes[head], self._domain, found[head])
+
+
+def _file(score: Score | Unscored, outcome: Description | Failure, domain: Domain, into: HeadScores) -> None:
+    """The score on the claim's own domain is the headline; the other domain's stands beside it under its own name."""
+    own = isinstance(outcome, Description) and outcome.domain == domain
+    if isinstance(score, Score):
+        into.scores.append(score if own else score.model_copy(update={"scorer": f"{score.scorer} on {domain}"}))
+    else:
+        name = score.scorer if own else f"{score.scorer} on {domain}"
+        into.unscored.append(score.model_copy(update={"scorer": name}))
+
+
+def _donor_pool(claims: Mapping[Head, str], seed: int) -> list[str]:
+    """Different predicates of the run in seeded order."""
+    unique = sorted(set(claims.values()))
+    order = np.random.default_rng(seed).permutation(len(unique))
+    return [unique[i] for i in order[:DONOR_POOL]]
+
+
+def _names(layer: int, claims: dict[Head, str], texts: dict[Head, str], pool: list[str]) -> list[str]:
+    """All predicates that heads of a layer are compared with, each once."""
+    own = [p for head, p in sorted(claims.items()) if head.layer == layer]
+    detector = [p for head, p in sorted(texts.items()) if head.layer == layer]
+    return list(dict.fromkeys([*own, *detector, *POSITIONAL_RIVALS.values(), *GENERIC.values(), *pool]))
+
+
+def _contest(own: str, text: str | None, pool: list[str], names: list[str]) -> Contest:
+    index = {name: i for i, name in enumerate(names)}
+    return Contest(
+        own=index[own],
+        rivals={name: index[p] for name, p in POSITIONAL_RIVALS.items()},
+        others={} if text is None else {DETECTOR_TEXT: index[text]},
+        donors=tuple(index[p] for p in pool if p != own),
+        generic=tuple(index[p] for p in GENERIC.values() if p != own),
+    )
+
+
+Mask = Bool[np.ndarray, "window pos"]

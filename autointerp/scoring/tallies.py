@@ -1,0 +1,154 @@
+"""Counts of predicted against true pairs, for every head of a layer and every predicate, by document.
+
+1. The model runs over the held-out windows; for a group of layers the contributions `a_s ||v_s W_O||` are kept.
+2. Off the sink, by row: `a` = contribution over the row's contribution (attention share where the head writes
+   nothing). Positive: a >= .3, negative: a <= .02, between: left out of the classification (scoring_validity rule 3).
+3. One product a window, [head x quantity, dst x src] times [dst x src, predicate], gives all counts at once.
+4. Negatives are counted twice: as they come (tier T0), and weighted so that their destination tokens are distributed
+   like those of the positives (tier T1); the weights keep the total.
+
+Rows with mass under tau are left out, but for coverage, which is over all rows. It does not choose anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
+from autointerp.model import LanguageModel, Layer
+from autointerp.scoring.held_out import HeldOutRows
+
+THETA_HIGH, THETA_LOW = 0.3, 0.02
+NO_WRITE = 1e-6  # of the residual stream's norm
+GROUP_CELLS = 48_000_000  # pairs held at once, over a group of layers
+BY_PREDICATE = ("tp", "fp", "fp_natural", "predicted", "predicted_a", "covered")
+BY_HEAD = ("positives", "negatives", "pairs", "sum_a", "sum_aa", "mass_positive", "contribution")
+
+
+@dataclass(frozen=True)
+class LayerTallies:
+    """Sums by document. `by_predicate [quantity head predicate doc]` in the order of BY_PREDICATE, `by_head
+    [quantity head doc]` in the order of BY_HEAD; `no_write [head]` share of rows in which the head writes nothing."""
+
+    layer: int
+    by_predicate: Float64[np.ndarray, "quantity head predicate doc"]
+    by_head: Float64[np.ndarray, "quantity head doc"]
+    no_write: Float64[np.ndarray, " head"]
+
+
+def tally(
+    model: LanguageModel,
+    held_out: HeldOutRows,
+    predicted: Callable[[int], Bool[np.ndarray, "predicate window dst src"]],
+    batch_size: int,
+) -> Iterator[LayerTallies]:
+    """Tallies of all layers in turn, with the masks that `predicted` gives for each layer; a group of layers is held
+    at a time, so the model runs once a group."""
+    size = held_out.ids.shape[1]
+    cells = len(held_out.ids) * model.n_heads * size * size
+    group = max(1, GROUP_CELLS // max(cells, 1))
+    for start in range(0, model.n_layers, group):
+        layers = list(range(start, min(start + group, model.n_layers)))
+        read = _read_group(model, held_out, layers, batch_size)
+        for layer in layers:
+            yield _tally_layer(layer, read.pop(layer), held_out, predicted(layer))
+
+
+@dataclass
+class _Truth:
+    """What one layer did on all windows: contributions of all pairs, off the sink; rows that have shares."""
+
+    contribution: list[Float[Tensor, "head dst src"]]  # by window
+    a: list[Float[Tensor, "head dst src"]]
+    valid: list[Bool[Tensor, "head dst"]]
+    no_write: list[Bool[Tensor, "head dst"]]
+
+
+def _read_group(
+    model: LanguageModel, held_out: HeldOutRows, layers: list[int], batch_size: int
+) -> dict[int, _Truth]:
+    truth = {layer: _Truth([], [], [], []) for layer in layers}
+    outputs = {layer: OutputGeometry.of(model, layer) for layer in layers}
+    for start in range(0, len(held_out.ids), batch_size):
+        part = slice(start, start + batch_size)
+        ids = model.to_ids(held_out.ids[part])
+        lengths = torch.as_tensor(held_out.lengths[part].astype(np.int64), device=ids.device)
+        masks = Masks.of(ids, lengths, model.special_ids)
+        rows = torch.as_tensor(held_out.rows[part], device=ids.device) & masks.rows
+        scale = float(model.final_states(ids)[0].float().norm(dim=-1).mean()) if start == 0 else scale
+
+        def keep(layer: Layer, masks: Masks = masks, rows: Tensor = rows, scale: float = scale) -> None:
+            norms = write_norms(model, layer, outputs[layer.index])
+            allowed = masks.allowed[:, None, None, :]
+            attention = layer.pattern.float() * allowed
+            mass = attention.sum(-1)
+            contribution = attention * norms[:, :, None, :]
+            total = contribution.sum(-1)
+            silent = total < NO_WRITE * scale
+            share = attention / mass.clamp_min(1e-9)[..., None]
+            a = torch.where(silent[..., None], share, contribution / total.clamp_min(1e-30)[..., None])
+            valid = rows[:, None, :] & (mass >= TAU)
+            kept = truth[layer.index]
+            kept.contribution += list((contribution * rows[:, None, :, None]).cpu())
+            kept.a += list(a.cpu())
+            kept.valid += list(valid.cpu())
+            kept.no_write += list((silent & valid).cpu())
+
+        model.read_attention(ids, layers, keep)
+    return truth
+
+
+def _tally_layer(
+    layer: int, truth: _Truth, held_out: HeldOutRows, predicted: Bool[np.ndarray, "predicate window dst src"]
+) -> LayerTallies:
+    n_heads, n_predicates = truth.a[0].shape[0], len(predicted)
+    by_predicate = np.zeros((len(BY_PREDICATE), n_heads, n_predicates, held_out.n_documents))
+    by_head = np.zeros((len(BY_HEAD), n_heads, held_out.n_documents))
+    weights = _matched_weights(truth, held_out)
+    for window, document in enumerate(held_out.documents):
+        a, contribution = truth.a[window], truth.contribution[window]
+        pairs, positive, negative = _classes(truth, held_out, window)
+        share = torch.where(pairs, a, 0.0)
+        matched = negative * weights[:, window, :, None]
+        matrices = [positive.float(), matched, negative.float(), pairs.float(), share, contribution]
+        cells = torch.from_numpy(predicted[:, window]).flatten(1).float()
+        by_predicate[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
+        sums = [positive, negative, pairs, share, share.square(), share * positive, contribution]
+        by_head[..., document] += np.stack([s.double().sum((1, 2)).numpy() for s in sums])
+    rows = torch.stack(truth.valid).sum((0, 2)).clamp_min(1)
+    silent = torch.stack(truth.no_write).sum((0, 2)) / rows
+    return LayerTallies(layer, by_predicate, by_head, silent.double().numpy())
+
+
+def _classes(truth: _Truth, held_out: HeldOutRows, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scored pairs of a window, and the positive and negative ones, `[head dst src]`."""
+    a = truth.a[window]
+    causal = torch.ones(a.shape[1], a.shape[2], dtype=torch.bool).tril()
+    pairs = truth.valid[window][..., None] & (causal & torch.from_numpy(held_out.sources[window]))
+    return pairs, pairs & (a >= THETA_HIGH), pairs & (a <= THETA_LOW)
+
+
+def _matched_weights(truth: _Truth, held_out: HeldOutRows) -> Float[Tensor, "head window dst"]:
+    """Weight of each row's negatives so that destination tokens are distributed as in the positives (tier T1)."""
+    counts: list[tuple[Tensor, Tensor]] = []
+    for window in range(len(held_out.ids)):
+        _, positive, negative = _classes(truth, held_out, window)
+        counts.append((positive.sum(-1), negative.sum(-1)))
+    positives, negatives = (torch.stack(part, 1).double() for part in zip(*counts, strict=True))
+    tokens = torch.from_numpy(np.unique(held_out.ids, return_inverse=True)[1].reshape(-1))
+    index = tokens.expand(len(positives), -1)
+
+    def by_token(rows: Tensor) -> Tensor:
+        sums = torch.zeros(len(rows), int(tokens.max()) + 1, dtype=torch.float64)
+        return sums.scatter_add_(1, index, rows.flatten(1))
+
+    ratio = by_token(positives) / by_token(negatives).clamp_min(1)
+    weight = ratio.gather(1, index).reshape(positives.shape)
+    total = (weight * negatives).sum((1, 2), keepdim=True)
+    return (weight * negatives.sum((1, 2), keepdim=True) / total.clamp_min(1e-12)).float()

@@ -1,0 +1,92 @@
+"""The verdict of a head, in one place (scoring_validity rule 26).
+
+| verdict | when |
+|---|---|
+| unscored | abstained, failed, no items, or fewer than 30 held-out documents (or repeats) with a positive |
+| refuted | a null is not beaten, or a rival is better (upper end of the margin below 0) |
+| supported | every null beaten, the best rival beaten or the same rule, coverage >= .25 of the claim's domain, and the |
+|           | lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
+| partly | everything else |
+"""
+
+from __future__ import annotations
+
+from autointerp.records import Control, Description, Failure, Interval, Judgement, Score, Unscored, Verdict
+
+MIN_COVERAGE = 0.25
+MIN_KL = 1e-4
+HEADLINES = ("first_token", "predicate", "pointing")  # the first that gave a number is the headline
+
+
+def judge(
+    description: Description | Failure, scores: tuple[Score, ...], unscored: tuple[Unscored, ...], effect: Interval
+) -> Judgement:
+    """The headline number of a head with its verdict; `effect` is the KL at the claimed destinations."""
+    if isinstance(description, Failure):
+        return Judgement(verdict="unscored", reason=f"failed: {description.reason}"[:300])
+    if description.abstained:
+        return Judgement(verdict="unscored", reason="the explainer abstained")
+    headline = next((s for name in HEADLINES for s in scores if s.scorer == name), None)
+    if headline is None:
+        why = "; ".join(f"{u.scorer}: {u.reason}" for u in unscored) or "no scorer gave a number"
+        return Judgement(verdict="unscored", reason=why[:300])
+    verdict, reason = _verdict(headline, effect)
+    margin = _margin(headline.controls)
+    coverage = headline.details.get("coverage")
+    return Judgement(
+        verdict=verdict,
+        reason=reason,
+        metric=headline.metric,
+        domain=headline.domain,
+        score=headline.value,
+        score_low=headline.low,
+        score_high=headline.high,
+        chance=headline.chance,
+        n_items=headline.n_items,
+        n_docs=headline.n_docs,
+        margin=None if margin is None else margin.difference,
+        margin_low=None if margin is None else margin.low,
+        margin_high=None if margin is None else margin.high,
+        compared_with=_compared_with(headline, margin),
+        coverage=float(coverage) if isinstance(coverage, int | float) else None,
+    )
+
+
+def _verdict(headline: Score, effect: Interval) -> tuple[Verdict, str]:
+    if headline.state == "underpowered":
+        n = headline.details.get("documents_with_positive", headline.n_docs)
+        return "unscored", f"underpowered: only {n} held-out documents hold a positive"
+    lost = [c.name for c in headline.controls if c.kind == "null" and not c.beaten]
+    if lost:
+        return "refuted", f"not better than {' and '.join(lost)}"
+    rivals = [c for c in headline.controls if c.kind == "rival" and not c.same_rule]
+    better = [c.name for c in rivals if c.high < 0]
+    if better:
+        return "refuted", f"{better[0]} predicts better"
+    even = [c.name for c in rivals if not c.beaten]
+    if even:
+        return "partly", f"no better than {even[0]}"
+    coverage = headline.details.get("coverage")
+    if not isinstance(coverage, int | float):
+        return "partly", "coverage is unknown without a predicate"
+    if coverage < MIN_COVERAGE:
+        return "partly", f"true of a part: covers {100 * coverage:.0f} % of the head's {headline.domain} contribution"
+    if not effect.low > MIN_KL:
+        return "partly", f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+    same = [c.name for c in headline.controls if c.same_rule]
+    equal = f"; the same rule as {same[0]}" if same else ""
+    return "supported", f"supported, covers {100 * coverage:.0f} %{equal}"
+
+
+def _margin(controls: tuple[Control, ...]) -> Control | None:
+    """The closest rival that is another rule; without one, the closest null."""
+    rivals = [c for c in controls if c.kind == "rival" and not c.same_rule]
+    same = any(c.same_rule for c in controls)
+    pool = rivals if rivals and not same else [c for c in controls if c.kind == "null"]
+    return min(pool, key=lambda c: c.difference, default=None)
+
+
+def _compared_with(headline: Score, margin: Control | None) -> str:
+    same = [c.name for c in headline.controls if c.same_rule]
+    name = "" if margin is None else margin.name
+    return f"{name} (= {same[0]})" if same else name

@@ -1,0 +1,9 @@
+"""The run folder and the request cache on disk: the only writer below `report`."""
+
+from __future__ import annotations
+
+from autointerp.store.calls import CallLog
+from autointerp.store.folder import RunFolder, read_records
+from autointerp.store.requests import RequestCache
+
+__all__ = ["CallLog", "RequestCache", "RunFolder", "read_records"]
