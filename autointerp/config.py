@@ -62,6 +62,7 @@ class Settings(BaseModel):
     timeout: float = Field(default=120.0, gt=0)
     concurrency: int = Field(default=8, ge=1, le=256)
     batch_size: int = Field(default=8, ge=1)
+    retry_base: float = Field(default=1.0, gt=0)  # seconds before the first retry
     budget_usd: float | None = Field(default=None, gt=0)
     budget_tokens: int | None = Field(default=None, gt=0)
     price_input: float | None = Field(default=None, ge=0)  # USD a million tokens

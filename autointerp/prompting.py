@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,17 @@ class Templates:
             where = f" line {line}" if line else ""
             raise PromptError(f"prompt template {name}.jinja{where}: {error.message}. Correct it.") from None
         return Prompt(name, _messages(text), self.hash(name))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise PromptError now for a template that is missing or does not parse."""
+        from jinja2 import TemplateError
+
+        for name in names:
+            try:
+                self._environment().get_template(f"{name}.jinja")
+                self.hash(name)
+            except TemplateError:
+                self.render(name, {})
 
     def hash(self, name: str) -> str:
         """sha256 over the template and every template it includes, line ends normalised."""

@@ -1,8 +1,8 @@
 """Measures the embedded model and writes its card: `python -m autointerp.demo.card [--out FILE]`.
 
 1. Every head on repeated random tokens (`autointerp.demo.measure`), and on held-out text: mass on the first
-   token, previous-token, duplicate-token and induction attention, attention from a closing bracket or quotation
-   mark to its opening.
+   token, previous-token, duplicate-token and induction attention, and attention from a closing bracket or
+   quotation mark to its opening.
 2. Two-person prompts whose combinations the corpus never contains, with a Clopper-Pearson interval.
 3. Loss on held-out documents by kind.
 
@@ -151,9 +151,10 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         f"{config['d_model']}, MLP {config['d_mlp']}, vocabulary {config['vocab_size']}, n_ctx "
         f"{config['n_ctx']}, {facts['parameters']:,} parameters, embeddings tied, no dropout.",
         f"- Training: seed {config['seed']}, {facts['steps']:,} steps, {facts['tokens']:,} tokens, "
-        f"{facts['wall_seconds'] / 60:.0f} minutes on {facts['threads']} threads of a CPU that was shared; "
-        f"AdamW, peak learning rate {config['learning_rate']}, {config['random_share']:.0%} of windows made of "
-        "random tokens.",
+        f"{facts['wall_seconds'] / 60:.0f} minutes on {facts['threads']} threads of a shared CPU; AdamW, "
+        f"peak learning rate {config['learning_rate']}; windows of {config['short_ctx']} ids for the first "
+        f"{config['short_share']:.0%} of the tokens, then of {config['n_ctx']}; random-token "
+        f"windows: {config['short_random_share']:.0%} of the short ones, {config['random_share']:.0%} of the long ones.",
         "- Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "- Command: `python -m autointerp.demo.train --out DIR`. Same seed and versions give the same corpus "
         "and tokenizer on any machine; the weights agree up to floating-point order.",
@@ -171,23 +172,24 @@ def render(measures: Measures, facts: dict[str, Any]) -> str:
         "# Model card: the embedded demo model",
         "",
         "Written by `python -m autointerp.demo.card`; do not edit by hand. A small model for first steps, tests",
-        "and demonstrations: its language is the generated corpus of `autointerp/demo/`, and nothing beyond it.",
+        "and demonstrations: its language is the generated corpus of `autointerp/demo/`, and nothing else.",
         "",
         *_facts(facts),
         "",
         "## Two-person sentences",
         "",
-        f"Held-out combinations of names, template and object: {measures.pairs.n_right} of {measures.pairs.n}",
-        "prompts have a higher logit for the receiver than for the giver (95 % interval",
-        f"{low:.1%} to {high:.1%}); mean logit difference {measures.pairs.mean_difference:.2f}. Chance is 50 %.",
+        "Held-out combinations of names, template and object:",
+        f"{measures.pairs.n_right} of {measures.pairs.n} prompts have a higher logit for the receiver than for",
+        f"the giver (95 % interval {low:.1%} to {high:.1%}; chance is 50 %); mean logit difference",
+        f"{measures.pairs.mean_difference:.2f}.",
         "",
         "## Heads",
         "",
         f"First five columns: `[BOS] r r` with r {RUN_LENGTH} distinct random ids of {measures.n_ordinary:,}",
         f"that occur in the corpus at least three times, {N_SEQUENCES} sequences. Next five:",
-        f"{measures.text.n_documents} held-out documents (mean attention on the first token; on the previous token;",
-        "summed on earlier equal tokens where there are any; summed on tokens that follow an earlier equal token;",
-        "from a closing bracket or quotation mark to the token with its opening,",
+        f"{measures.text.n_documents} held-out documents (mean attention on the first token; on the",
+        "previous token; summed on earlier equal tokens where there are any; summed on tokens that follow an earlier",
+        "equal token; from a closing bracket or quotation mark to the token with its opening,",
         f"n = {measures.text.n_closings:,}). `named`: scores of at least {_NAMED}.",
         "",
         f"| {header} |",

@@ -25,7 +25,7 @@ def story(scene: Scene) -> str:
     rng = scene.rng
     paragraphs = [
         " ".join(
-            pair_sentence(scene) if rng.random() < 0.3 else scene.sentence()
+            pair_sentence(scene) if rng.random() < 0.35 else scene.sentence()
             for _ in range(rng.randrange(3, 6))
         )
         for _ in range(rng.randrange(1, 5))
@@ -120,7 +120,7 @@ def letter(scene: Scene) -> str:
 PROSE: dict[str, tuple[int, Callable[[Scene], str]]] = {
     "news": (16, news),
     "story": (12, story),
-    "pairs": (14, pairs),
+    "pairs": (20, pairs),
     "dialogue": (9, dialogue),
     "brackets": (6, brackets),
     "quotations": (6, quotations),

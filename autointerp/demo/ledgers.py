@@ -130,7 +130,7 @@ def code(scene: Scene) -> str:
 
 LEDGERS: dict[str, tuple[int, Callable[[Scene], str]]] = {
     "list": (6, listing),
-    "roll_call": (8, roll_call),
+    "roll_call": (10, roll_call),
     "tally": (3, tally),
     "table": (3, table),
     "code": (8, code),

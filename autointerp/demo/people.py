@@ -29,8 +29,9 @@ Stone Haven|River Alden|White Cross|Grand Mesa|Isle Tarro|Low Barrow|King Solten
 Dun Carrick|Ash Valley|Pine Landing|Salt Marrick|Crow Point|Elm Bridge|Iron Gate|Moss Side|Nether Wold
 Oak Ferris|Quarry Bank|Raven Cliff|Sand Ferry|Thorn Abbey|Vale Rennet|Wolf Creek"""
 _BRANDS = """Calder Nimbus Harrow Orbit Delta Merle Union Vesper Polar Summit Anchor Beacon Cobalt Dorset
-Ember Falcon Granite Hollis Indigo Juniper Keystone Lattice Mistral Northern Onyx Pioneer Quartz Regent Sterling
-Tidal Umber Vector Willow Zenith Argent Boreal Crest Drummond Gannet Heron Kestrel Meridian Nova Osprey""".split()
+Ember Falcon Granite Hollis Indigo Juniper Keystone Lattice Mistral Northern Onyx Pioneer Quartz Regent
+Sterling Tidal Umber Vector Willow Zenith Argent Boreal Crest Drummond Gannet Heron Kestrel Meridian Nova
+Osprey""".split()
 _TRADES = "Foundry Freight Press Motors Timber Foods Rail Mining Tools Paints Optics".split()
 _FIRMS = tuple(f"{brand} {_TRADES[(n * 5 + n // 11) % 11]}" for n, brand in enumerate(_BRANDS))
 

@@ -21,21 +21,23 @@ import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from autointerp.demo.build import TrainConfig, build_model
 from autointerp.demo.corpus import documents, ioi_prompts
-from autointerp.demo.measure import detector_scores, ioi_result, patterns, repeated_random
+from autointerp.demo.measure import detector_scores, ioi_result, patterns, repeated_random, single_id
+from autointerp.demo.people import FIRST_NAMES
 from autointerp.demo.tokenizer import mark_ids, train_tokenizer
 from autointerp.demo.windows import (
-    IGNORE,
-    RandomIds,
+    Vocabulary,
     Window,
     batches,
     encode_documents,
@@ -50,104 +52,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that determines the weights (beside library versions and the processor)."""
-
-    seed: int = 0
-    n_tokens: int = 6_000_000
-    batch_tokens: int = 2048
-    vocab_size: int = 2600
-    tokenizer_documents: int = 6000
-    n_ctx: int = 256
-    short_ctx: int = 32
-    short_share: float = 0.35
-    d_model: int = 160
-    n_layers: int = 4
-    n_heads: int = 8
-    d_mlp: int = 320
-    learning_rate: float = 3e-3
-    final_learning_rate: float = 1e-4
-    warmup_share: float = 0.04
-    weight_decay: float = 0.05
-    random_share: float = 0.15
-    short_random_share: float = 0.5
-
-
-def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:
-    """A GPT-2 without dropout whose weights come from the seed alone, scaled by fan-in.
-
-    Position embeddings start as sinusoids (Vaswani et al. 2017, arXiv 1706.03762) and are trained like the rest:
-    a fixed offset is then one linear map for all positions, and heads that look back by one form early.
-    """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    shape = GPT2Config(
-        vocab_size=config.vocab_size,
-        n_positions=config.n_ctx,
-        n_embd=config.d_model,
-        n_layer=config.n_layers,
-        n_head=config.n_heads,
-        n_inner=config.d_mlp,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=bos,
-        eos_token_id=bos,
-    )
-    model = GPT2LMHeadModel(shape)
-    generator = torch.Generator().manual_seed(config.seed)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            continue
-        scale = 0.04 if "wte" in name else 0.8 / math.sqrt(parameter.shape[0])
-        if name.endswith("c_proj.weight"):
-            scale /= math.sqrt(2 * config.n_layers)
-        with torch.no_grad():
-            parameter.normal_(0.0, scale, generator=generator)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(sinusoids(config.n_ctx, config.d_model))
-    return model
-
-
-def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "pos d_model"]:
-    """Sines and cosines of the position at geometrically spaced wavelengths of 4 to 2 * n_positions tokens."""
-    ratio = torch.linspace(0, 1, d_model // 2)
-    wavelengths = 4 * (n_positions / 2) ** ratio
-    angles = 2 * math.pi * torch.arange(n_positions)[:, None] / wavelengths
-    return 0.04 * torch.cat((angles.sin(), angles.cos()), dim=1)
-
-
 def window_stream(
-    tokenizer: PreTrainedTokenizerFast, made_of: RandomIds, config: TrainConfig
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, config: TrainConfig
 ) -> Iterator[Window]:
-    """Endless training windows: text of fresh documents, mixed with random windows; short windows come first."""
+    """Endless training windows, short ones first: text of fresh documents, mixed with random windows."""
     rng = random.Random(f"windows:{config.seed}")
     sent = 0
     for ids in encode_documents(tokenizer, documents(config.seed)):
         short = sent < config.short_share * config.n_tokens
         length = config.short_ctx if short else config.n_ctx
         random_share = config.short_random_share if short else config.random_share
-        for window in text_windows(ids, made_of.bos, length, rng):
+        for window in text_windows(ids, vocabulary, length, rng):
             while rng.random() < random_share:
-                drawn = random_window(made_of, length, rng)
+                drawn = random_window(vocabulary, length, rng)
                 sent += len(drawn.ids)
                 yield drawn
             sent += len(window.ids)
             yield window
 
 
-def collate(windows: Sequence[Window], pad: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Ids padded on the right, and the target of each position (IGNORE where it does not count)."""
+@dataclass(frozen=True)
+class Batch:
+    """Ids padded on the right; the target of position i is id i + 1, with its weight (0 at padding)."""
+
+    ids: Int[Tensor, "batch pos"]
+    weights: Float[Tensor, "batch target"]
+
+
+def collate(windows: Sequence[Window], pad: int) -> Batch:
+    """One batch; the last position has no target."""
     width = max(len(window.ids) for window in windows)
     ids = torch.full((len(windows), width), pad)
-    targets = torch.full((len(windows), width), IGNORE)
+    weights = torch.zeros(len(windows), width - 1)
     for row, window in enumerate(windows):
-        tokens = torch.tensor(window.ids)
-        counts = torch.tensor(window.predictable)
-        ids[row, : len(tokens)] = tokens
-        targets[row, : len(tokens) - 1] = torch.where(counts[1:], tokens[1:], IGNORE)
-    return ids, targets
+        ids[row, : len(window.ids)] = torch.tensor(window.ids)
+        weights[row, : len(window.ids) - 1] = torch.tensor(window.weights[1:])
+    return Batch(ids, weights)
 
 
 def learning_rate(config: TrainConfig, share_done: float) -> float:
@@ -169,30 +109,41 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _loss(
-    model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
-    hidden = model.transformer(ids, use_cache=False).last_hidden_state
-    counted = targets != IGNORE
-    return nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted])
+def _loss(model: GPT2LMHeadModel, batch: Batch) -> Float[Tensor, ""]:
+    """Weighted mean of the cross-entropy over targets of weight above 0."""
+    hidden = model.transformer(batch.ids, use_cache=False).last_hidden_state[:, :-1]
+    counted = batch.weights > 0
+    logits = model.lm_head(hidden[counted])
+    losses = nn.functional.cross_entropy(logits, batch.ids[:, 1:][counted], reduction="none")
+    weights = batch.weights[counted]
+    return (losses * weights).sum() / weights.sum()
+
+
+@contextmanager
+def _fused_activations(model: GPT2LMHeadModel) -> Iterator[None]:
+    """HuggingFace's gelu_new is a chain of elementwise operations; the fused form is the same function."""
+    mlps: list[Any] = [block.get_submodule("mlp") for block in model.transformer.h]
+    originals = [mlp.act for mlp in mlps]
+    for mlp in mlps:
+        mlp.act = nn.GELU(approximate="tanh")
+    try:
+        yield
+    finally:
+        for mlp, original in zip(mlps, originals, strict=True):
+            mlp.act = original
 
 
 def fit(
     model: GPT2LMHeadModel, stream: Iterator[Window], config: TrainConfig, probe: Probe
 ) -> tuple[int, int]:
     """Trains in place until `n_tokens` ids were seen; returns (steps, tokens)."""
-    # HuggingFace's gelu_new is a chain of elementwise operations; the fused form is the same function.
-    originals = [block.mlp.act for block in model.transformer.h]
-    for block in model.transformer.h:
-        block.mlp.act = nn.GELU(approximate="tanh")
     optimizer = _optimizer(model, config)
     tokens = step = 0
     began = time.monotonic()
     for batch in batches(stream, config.batch_tokens, random.Random(f"batches:{config.seed}")):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, tokens / config.n_tokens)
-        ids, targets = collate(batch, probe.bos)
-        loss = _loss(model, ids, targets)
+        loss = _loss(model, collate(batch, probe.bos))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,8 +157,6 @@ def fit(
             probe.report(model)
         if tokens >= config.n_tokens:
             break
-    for block, original in zip(model.transformer.h, originals, strict=True):
-        block.mlp.act = original
     return step, tokens
 
 
@@ -246,9 +195,16 @@ def train(out: Path, config: TrainConfig) -> None:
     ordinary = ordinary_ids(encode_documents(tokenizer, sample))
     logger.info("%d ids, %d of them ordinary", len(tokenizer), len(ordinary))
     model = build_model(config, bos)
-    made_of = RandomIds(ordinary, mark_ids(tokenizer), bos)
-    stream = window_stream(tokenizer, made_of, config)
-    steps, tokens = fit(model, stream, config, Probe(tokenizer, ordinary, bos))
+    vocabulary = Vocabulary(
+        ordinary,
+        mark_ids(tokenizer),
+        bos,
+        to=single_id(tokenizer, " to"),
+        names=frozenset(single_id(tokenizer, f" {name}") for name in FIRST_NAMES),
+    )
+    stream = window_stream(tokenizer, vocabulary, config)
+    with _fused_activations(model):
+        steps, tokens = fit(model, stream, config, Probe(tokenizer, ordinary, bos))
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -4,7 +4,8 @@
 2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) ids each followed by a mark
    that says whether the id occurred before; (c) noise in which short runs come back. They are drawn from ids
    that occur in text, so that induction and duplicate-token heads hold for any token.
-3. Targets equal the next id; where nothing could predict it (the first time of random ids) they are IGNORE.
+3. Each id has a weight as a target: 0 where nothing could predict it (the first time of random ids), more
+   than 1 for the few that hang on one circuit: a receiver's name after "to", and the marks of (b).
 4. Batches hold windows of similar length, padded on the right.
 """
 
@@ -14,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from autointerp.demo.corpus import DemoDocument
@@ -22,25 +23,28 @@ from autointerp.demo.corpus import DemoDocument
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORE = -100
+RECEIVER_WEIGHT = 5.0
+MARK_WEIGHT = 3.0
 _ENCODE_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Ids with BOS first; `predictable[i]` says whether ids[i] counts as a target."""
+    """Ids with BOS first; `weights[i]` is the weight of ids[i] as a target."""
 
     ids: list[int]
-    predictable: list[bool]
+    weights: list[float]
 
 
 @dataclass(frozen=True, slots=True)
-class RandomIds:
-    """What random windows are made of: ordinary ids, and pairs of marks (new, seen)."""
+class Vocabulary:
+    """Ids with a meaning for training: ordinary ones, pairs of marks (new, seen), BOS, " to", first names."""
 
     ordinary: Sequence[int]
     marks: Sequence[tuple[list[int], list[int]]]
     bos: int
+    to: int
+    names: frozenset[int]
 
 
 def encode_documents(
@@ -59,56 +63,62 @@ def ordinary_ids(documents: Iterable[list[int]], at_least: int = 3) -> list[int]
     return sorted(token for token, times in counts.items() if times >= at_least)
 
 
-def text_windows(ids: list[int], bos: int, length: int, rng: random.Random) -> Iterator[Window]:
+def text_windows(ids: list[int], vocabulary: Vocabulary, length: int, rng: random.Random) -> Iterator[Window]:
     """Consecutive pieces of one document; a last piece under 16 ids is left out unless it is the only one."""
     size = length - 1
     start = rng.randrange(size // 2) if len(ids) > size and rng.random() < 0.5 else 0
     for begin in range(start, len(ids), size):
         piece = ids[begin : begin + size]
         if len(piece) >= 16 or begin == 0:
-            yield Window([bos, *piece], [False] + [True] * len(piece))
+            weights = [
+                RECEIVER_WEIGHT if before == vocabulary.to and token in vocabulary.names else 1.0
+                for before, token in pairwise([vocabulary.bos, *piece])
+            ]
+            yield Window([vocabulary.bos, *piece], [0.0, *weights])
 
 
-def random_window(made_of: RandomIds, length: int, rng: random.Random) -> Window:
+def random_window(vocabulary: Vocabulary, length: int, rng: random.Random) -> Window:
     """A window of random ordinary ids, of one of the three sorts."""
-    sort = rng.choices((_repeated_run, _marked_items, _noise_with_runs), (5, 3, 2))[0]
-    ids, predictable = sort(made_of, length, rng)
-    ids, predictable = ids[: length - 1], predictable[: length - 1]
-    return Window([made_of.bos, *ids], [False, *predictable])
+    sort = rng.choices((_repeated_run, _marked_items, _noise_with_runs), (4, 4, 2))[0]
+    ids, weights = sort(vocabulary, length, rng)
+    ids, weights = ids[: length - 1], weights[: length - 1]
+    return Window([vocabulary.bos, *ids], [0.0, *weights])
 
 
-def _repeated_run(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
+def _repeated_run(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
     size = rng.randrange(4, length // 2)
-    run = rng.sample(made_of.ordinary, size)
+    run = rng.sample(vocabulary.ordinary, size)
     times = max(2, min(4, length // size))
-    return run * times, [False] * (size + 1) + [True] * (size * (times - 1) - 1)
+    return run * times, [0.0] * (size + 1) + [1.0] * (size * (times - 1) - 1)
 
 
-def _marked_items(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
-    new, again = rng.choice(made_of.marks)
-    pool = rng.sample(made_of.ordinary, rng.randrange(length // 8, length // 3))
+def _marked_items(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
+    new, again = rng.choice(vocabulary.marks)
+    pool = rng.sample(vocabulary.ordinary, rng.randrange(length // 8, length // 3))
     ids: list[int] = []
-    predictable: list[bool] = []
+    weights: list[float] = []
     seen: set[int] = set()
     while len(ids) < length:
         item = rng.choice(pool)
         mark = again if item in seen else new
         seen.add(item)
         ids += [item, *mark]
-        predictable += [False] + [True] * len(mark)
-    return ids, predictable
+        weights += [0.0] + [MARK_WEIGHT] * len(mark)
+    return ids, weights
 
 
-def _noise_with_runs(made_of: RandomIds, length: int, rng: random.Random) -> tuple[list[int], list[bool]]:
-    ids = rng.sample(made_of.ordinary, rng.randrange(8, 16))
-    predictable = [False] * len(ids)
+def _noise_with_runs(
+    vocabulary: Vocabulary, length: int, rng: random.Random
+) -> tuple[list[int], list[float]]:
+    ids = rng.sample(vocabulary.ordinary, rng.randrange(8, 16))
+    weights = [0.0] * len(ids)
     while len(ids) < length:
         start = rng.randrange(len(ids) - 4)
         run = ids[start : start + rng.randrange(4, 20)]
-        noise = [rng.choice(made_of.ordinary) for _ in range(rng.randrange(1, 12))]
+        noise = [rng.choice(vocabulary.ordinary) for _ in range(rng.randrange(1, 12))]
         ids += run + noise
-        predictable += [False] + [True] * (len(run) - 1) + [False] * len(noise)
-    return ids, predictable
+        weights += [0.0] + [1.0] * (len(run) - 1) + [0.0] * len(noise)
+    return ids, weights
 
 
 def batches(windows: Iterator[Window], tokens: int, rng: random.Random) -> Iterator[list[Window]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64, Int
 
-from autointerp.evidence.detectors import DetectorSpec, TextRows, ordinary_pool, run_detectors
+from autointerp.evidence.detectors import DetectorInputs, DetectorSpec, TextRows, ordinary_pool, run_detectors
 from autointerp.evidence.effects import RowPlace, row_effects
 from autointerp.evidence.examples import Chosen, ExampleReader, RowReading, Windows, extreme_tokens
 from autointerp.evidence.first_pass import Batch, FirstPass, PassSpec, run_first_pass
@@ -19,33 +19,41 @@ from autointerp.evidence.selection import WindowTable, select_rows
 from autointerp.evidence.statistics import head_stats
 from autointerp.model import LanguageModel
 from autointerp.model import Readout as LogitReadout
-from autointerp.records import Evidence, Example, Head, HeadStats, Reading, Readout
+from autointerp.records import Evidence, Example, Head, Reading, Readout
 
-DETECTOR_WINDOWS = 96
+DETECTOR_WINDOWS, OWN_TOKENS = 96, 8
 Progress = Callable[[str, int, int], None]  # stage, done, of
 
 
 @dataclass(frozen=True)
 class ExplainWindows:
-    """The explain split as plain arrays, with a way to get batches; window numbers count within the split."""
+    """The explain split of a corpus: its arrays (memory-mapped, by window number) and the numbers of the split."""
 
     windows: Windows
-    doc: Float[np.ndarray, " window"]  # document ordinals
-    doc_ids: list[str]  # by ordinal
-    cluster: Float[np.ndarray, " window"]
+    numbers: Int[np.ndarray, " window"]
+    cluster: Int[np.ndarray, " all_windows"]  # near-duplicate cluster of each window's document
     context: int
 
     def batches(self, batch_size: int) -> Callable[[int], Iterator[Batch]]:
+        """Batches from a given place in the split on."""
+
         def start_at(first: int) -> Iterator[Batch]:
-            for start in range(first, len(self.windows.lengths), batch_size):
-                numbers = np.arange(start, min(start + batch_size, len(self.windows.lengths)))
-                yield _Batch(self.windows.ids[numbers], self.windows.lengths[numbers], self.doc[numbers], numbers)
+            for start in range(first, len(self.numbers), batch_size):
+                part = self.numbers[start : start + batch_size]
+                windows = self.windows
+                yield _Batch(np.asarray(windows.ids[part]), windows.lengths[part], windows.doc[part], part)
 
         return start_at
 
-    def token_ids(self) -> np.ndarray:
+    def token_ids(self) -> Int[np.ndarray, " token"]:
+        """Distinct ids of the split, ascending."""
+        found: set[int] = set()
         positions = np.arange(self.context)
-        return np.unique(np.asarray(self.windows.ids)[positions < self.windows.lengths[:, None]])
+        for start in range(0, len(self.numbers), 4096):
+            part = self.numbers[start : start + 4096]
+            ids = np.asarray(self.windows.ids[part])
+            found |= set(np.unique(ids[positions < self.windows.lengths[part][:, None]]).tolist())
+        return np.array(sorted(found), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -81,21 +89,21 @@ def collect(
     batches = explain.batches(spec.batch_size)
     pass_spec = PassSpec(
         batches,
-        document_keys(explain.doc_ids),
+        document_keys(explain.windows.doc_ids),
         np.asarray(explain.windows.window_in_doc),
         explain.token_ids(),
         explain.context,
         spec.seed,
     )
-    n_windows = len(explain.windows.lengths)
+    n_windows = len(explain.numbers)
     state = run_first_pass(
         model, pass_spec, spec.checkpoint, progress=lambda done: progress("reading attention", done, n_windows)
     )
     stats = head_stats(state, pass_spec, model.strings)
     z_mean = state.z_mean().reshape(model.n_layers, model.n_heads, -1)
-    pool = ordinary_pool(model, pass_spec.token_ids, state.token_counts)
+    pool = ordinary_pool(model.strings, model.special_ids, pass_spec.token_ids, state.token_counts)
     progress("detectors", 0, 1)
-    readings = _detect(model, explain, state, stats, pool, spec.seed)
+    readings = _detect(model, explain, state, pass_spec, pool)
     progress("detectors", 1, 1)
     examples = _Examples(model, explain, state, z_mean, spec.batch_size).of(heads, progress)
     evidence = {
@@ -113,20 +121,17 @@ def collect(
 
 
 def _detect(
-    model: LanguageModel,
-    explain: ExplainWindows,
-    state: FirstPass,
-    stats: list[HeadStats],
-    pool: np.ndarray,
-    seed: int,
+    model: LanguageModel, explain: ExplainWindows, state: FirstPass, spec: PassSpec, pool: np.ndarray
 ) -> dict[Head, tuple[Reading, ...]]:
-    numbers = first_windows(explain.cluster, DETECTOR_WINDOWS)
+    numbers = explain.numbers[first_windows(explain.cluster[explain.numbers], DETECTOR_WINDOWS)]
     rows = TextRows(np.asarray(explain.windows.ids[numbers]), np.asarray(explain.windows.lengths[numbers]))
+    best = np.argsort(-state.source_totals, axis=0, kind="stable")[:OWN_TOKENS]
     own = {
-        Head(layer=i // model.n_heads, index=i % model.n_heads): tuple(t.token for t in s.top_sources[:8])
-        for i, s in enumerate(stats)
+        Head(layer=i // model.n_heads, index=i % model.n_heads): spec.token_ids[best[:, i]].tolist()
+        for i in range(best.shape[1])
     }
-    return run_detectors(model, rows, pool, state.expected_share(), own, DetectorSpec(seed=seed))
+    inputs = DetectorInputs(rows, pool, state.expected_share(), own)
+    return run_detectors(model, inputs, DetectorSpec(seed=spec.seed))
 
 
 def first_windows(documents: np.ndarray, limit: int) -> np.ndarray:
@@ -159,7 +164,7 @@ class _Examples:
     ) -> None:
         self._model, self._explain, self._state = model, explain, state
         self._z_mean, self._batch_size = z_mean, batch_size
-        sample = model.to_ids(np.asarray(explain.windows.ids[: min(8, len(explain.windows.lengths))]))
+        sample = model.to_ids(np.asarray(explain.windows.ids[explain.numbers[:8]]))
         readout = LogitReadout.of(model, sample)
         self._reader = ExampleReader(model, explain.windows, readout, state.expected_share())
         self._table = WindowTable(explain.windows.ids, np.asarray(explain.cluster))

@@ -30,12 +30,13 @@ NO_WRITE = 1e-6
 
 @dataclass(frozen=True)
 class Windows:
-    """The explain windows as arrays, by window number."""
+    """A corpus as arrays by window number; `doc` numbers the documents that `doc_ids` names."""
 
     ids: Int[np.ndarray, "window pos"]
     lengths: Int[np.ndarray, " window"]
-    doc_ids: Sequence[str]  # by window
+    doc: Int[np.ndarray, " window"]
     window_in_doc: Int[np.ndarray, " window"]
+    doc_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class ExampleReader:
         pairs = reading.pairs
         seen = slice(0, chosen.dst + 1)
         return Example(
-            doc_id=self._windows.doc_ids[chosen.window],
+            doc_id=self._windows.doc_ids[int(self._windows.doc[chosen.window])],
             window=int(self._windows.window_in_doc[chosen.window]),
             dst=chosen.dst,
             stratum=chosen.stratum,

@@ -1,9 +1,9 @@
-"""The "looks at" query: which heads attend from one token to another over many prompts (attention_evidence 7).
+"""The "looks at" query: which heads attend from one token to another over many prompts.
 
 1. Spans become positions (token finder); a prompt whose span is missing is left out, with the reason.
 2. Each prompt runs alone; the row of the destination (the last token of its span) is read from every head.
-3. By head and prompt: does the source set hold the strongest source off the sink, its attention, its margin over
-   the strongest other source, its rank, multiple and share of the write, and the attention on distractors.
+3. By head and prompt: does the source set hold the strongest source off the sink, its attention, its margin
+   over the strongest other source, its rank, multiple and share of the write; attention on distractors.
    Prompts where the head keeps less than 0.1 off the sink are left out for that head.
 4. By head: rate of success with its Clopper-Pearson interval, means with bootstrap intervals over prompts.
 
@@ -13,7 +13,6 @@ A prompt that fails does not delete a head; attention of an argmax is shown, as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch

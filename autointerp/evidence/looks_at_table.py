@@ -34,8 +34,8 @@ class LooksAtFilter:
 class LooksAtRow:
     """One head over the prompts (attention_evidence section 7); masses in [0, 1], undefined values NaN.
 
-    `n` usable prompts, `n_excluded` others with reasons in `excluded`; `rate` of prompts in which the source set
-    holds the strongest source off the sink, `rate_raw` with the sink kept; `failures` the prompts where it fails.
+    `n` usable prompts, `n_excluded` others with reasons in `excluded`; `rate` of prompts in which the source
+    set holds the strongest source off the sink, `rate_raw` with the sink kept; `failures` names the others.
     """
 
     head: str

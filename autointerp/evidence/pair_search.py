@@ -22,8 +22,8 @@ from autointerp.model import LanguageModel
 
 SINK_RULE = (
     "The sink (position 0 and control tokens) is left out before any division; sink_mass is what it had. "
-    f"Rows with less than {TAU} off the sink have no share, rows with fewer than {N_MIN} sources no multiple; such rows "
-    "are not ranked by what they lack, nor short rows by share."
+    f"Rows with less than {TAU} off the sink have no share, rows with under {N_MIN} sources no multiple; "
+    "such rows are not ranked by what they lack, nor short rows by share."
 )
 VALUES = ("attn", "share", "multiple", "contribution")
 Choose = Callable[[HeadWindow], tuple[Bool[Tensor, "row src"], Float[Tensor, "row src"]]]

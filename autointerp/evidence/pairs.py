@@ -64,7 +64,8 @@ def row_pairs(
     """All quantities of some rows of one window.
 
     `pattern` holds the rows of the destinations `dst` of one head, or of several heads with a row of `norms`
-    each; `norms` is ||v_s W_O|| without v's constant part; `sources` says which positions may be sources at all (`Masks.allowed`: no sink, no padding).
+    each; `norms` is ||v_s W_O|| without v's constant part; `sources` says which positions may be sources at
+    all (`Masks.allowed`: no sink, no padding).
     """
     attn = _real(pattern)
     position = torch.arange(attn.shape[1], device=attn.device)

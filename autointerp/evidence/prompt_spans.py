@@ -20,7 +20,7 @@ Where = str | TokenSpan | tuple[int, int]
 class LooksAtPrompt:
     """A text, the destination to look from, the sources to look at, and distractors that are none of them.
 
-    A destination of several tokens is read at its last. `id` names the prompt in failures; its place if empty.
+    A destination of several tokens is read at its last. `id` names it in failures (its place if empty).
     """
 
     text: str
@@ -47,7 +47,10 @@ def looks_at_prompts(
     src: Where | Sequence[Where],
     distractors: Where | Sequence[Where] | None = None,
 ) -> list[LooksAtPrompt]:
-    """A prompt for each text, with one span each; a needle given once holds for all. BadInput for unequal lengths."""
+    """A prompt for each text with one span of each kind; a needle given once holds for all.
+
+    Raises BadInput for lists of unequal lengths.
+    """
     spans = [_each(texts, name, where) for name, where in (("dst", dst), ("src", src))]
     others = (
         [()] * len(texts) if distractors is None else [(w,) for w in _each(texts, "distractors", distractors)]
@@ -58,8 +61,9 @@ def looks_at_prompts(
 def _each(texts: Sequence[str], name: str, where: Where | Sequence[Where]) -> Sequence[Where]:
     if isinstance(where, str):
         return [where] * len(texts)
-    if isinstance(where, TokenSpan) or len(where) != len(texts):
-        size = 1 if isinstance(where, TokenSpan) else len(where)
+    one = isinstance(where, TokenSpan) or all(isinstance(part, int) for part in where)
+    if one or len(where) != len(texts):
+        size = 1 if one else len(where)
         raise BadInput(
             f"{name} has {size} spans for {len(texts)} texts; give one a text, or one needle for all."
         )
@@ -87,8 +91,9 @@ def place(model: LanguageModel, prompt: LooksAtPrompt, number: int) -> Placed | 
     src = tuple(sorted({p for span in sources for p in span if p <= dst}))
     if not src:
         raise BadInput(
-            f"prompt {name}: the destination ({dst}) stands before every source (from {min(s[0] for s in sources)}), "
-            "so that nothing can be attended. Exchange them, or take a later destination."
+            f"prompt {name}: the destination ({dst}) stands before every source "
+            f"({min(s[0] for s in sources)}), so that nothing can be attended. "
+            "Exchange them, or take a later destination."
         )
     special = set(model.special_ids)
     if all(p == 0 or int(finder.ids[p]) in special for p in src):

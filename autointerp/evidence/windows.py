@@ -18,6 +18,9 @@ from autointerp.errors import BadInput
 from autointerp.model import LanguageModel
 
 
+DEFAULT_CONTEXT = 128
+
+
 @dataclass(frozen=True, eq=False)
 class Window:
     """One fed row: `window` counts within the document; `prefix_text(dst)` is its real text up to `dst`."""
@@ -82,14 +85,15 @@ class _ModelEncoder:
         return Encoded(*self.model.encode(text))
 
 
-def text_windows(model: LanguageModel, texts: Sequence[str], context: int = 128) -> TextWindows:
-    """Windows of at most `context` ids (BOS included) of each text, under the model's BOS rule.
+def text_windows(model: LanguageModel, texts: Sequence[str], context: int | None = None) -> TextWindows:
+    """Windows of at most `context` ids (BOS included; 128 or n_ctx) of each text, under the model's BOS rule.
 
     A text needs two tokens; the same text counts once. Raises BadInput where no text is left, or where the
     context does not fit the model.
     """
     if isinstance(texts, str):
         raise BadInput(f"the texts are one string ({texts[:40]!r}); give a list of texts.")
+    context = min(DEFAULT_CONTEXT, model.n_ctx) if context is None else context
     if context > model.n_ctx:
         raise BadInput(f"a context of {context} exceeds n_ctx {model.n_ctx} of {model.name}; shorten it.")
     spec = WindowSpec(context, model.bos_id, model.special_ids, min_content=1)

@@ -19,13 +19,16 @@ from autointerp.predicate import parse
 from autointerp.records import Description, Domain, Evidence, Provenance, Reading
 
 MAX_PREDICATE = 400
-FUNCTION_WORDS = ("the", "a", "an", "of", "to", "and", "in", "that", "it", "is", "was", "for", "on", "with", "as")
+FUNCTION_WORDS = (
+    "the", "a", "an", "of", "to", "and", "in", "that", "it", "is", "was", "for", "on", "with", "as", "he", "she",
+    "they", "i", "you", "be", "at", "by", "his", "her", "not", "but", "had", "have", "or", "from", "this", "were",
+)  # fmt: skip
 CLASS_PREDICATES = {
-    "capitalised": "src.is_capitalised",
-    "numeral": "src.is_number",
-    "newline": "src.is_newline",
-    "word_initial": "src.is_word_start",
-    "punctuation": "src.is_punctuation",
+    "capitalised": ("capitalised words", "src.is_capitalised"),
+    "numeral": ("numbers", "src.is_number"),
+    "newline": ("line breaks", "src.is_newline"),
+    "word_initial": ("tokens that begin a word", "src.is_word_start"),
+    "punctuation": ("punctuation signs", "src.is_punctuation"),
 }
 
 
@@ -37,17 +40,18 @@ class Claim:
     predicate: str
 
 
-def _fixed(sentence: str, predicate: str) -> Callable[[Reading], Claim]:
-    return lambda reading: Claim(sentence, predicate)
+def _fixed(sentence: str, predicate: str) -> Callable[[Reading, Evidence], Claim]:
+    return lambda reading, evidence: Claim(sentence, predicate)
 
 
-def _offset(reading: Reading) -> Claim:
-    k = int(reading.detail.get("offset", reading.detail.get("k", 2)))
+def _offset(reading: Reading, evidence: Evidence) -> Claim:
+    k = int(reading.detail["offset"])
     return Claim(f"Every token attends to the token {k} positions before it.", f"distance == {k}")
 
 
-def _punctuation(reading: Reading) -> Claim:
-    if reading.detail.get("which") == "nearest":
+def _punctuation(reading: Reading, evidence: Evidence) -> Claim:
+    nearest = evidence.reading("punctuation_nearest", "text")
+    if nearest is not None and nearest.value > 0.5 * reading.value:
         return Claim(
             "Every token attends to the nearest punctuation sign before it.",
             "nearest(src.is_punctuation and distance > 0)",
@@ -55,25 +59,22 @@ def _punctuation(reading: Reading) -> Claim:
     return Claim("Every token attends to punctuation signs.", "src.is_punctuation")
 
 
-def _token_class(reading: Reading) -> Claim:
-    name = str(reading.detail.get("class", ""))
+def _token_class(reading: Reading, evidence: Evidence) -> Claim:
+    name = str(reading.detail["class"])
     if name == "own":
-        return _own_tokens(reading)
-    if name == "function word":
+        return _own_tokens(evidence)
+    if name == "function_word":
         words = "{" + ", ".join(f'"{w}"' for w in FUNCTION_WORDS) + "}"
         return Claim("Every token attends to function words.", f"src.lower in {words}")
-    predicate = CLASS_PREDICATES.get(name.replace(" ", "_").replace("-", "_"), "src.is_word_start")
-    return Claim(f"Every token attends to tokens of one class: {name}.", predicate)
+    return Claim(f"Every token attends to {CLASS_PREDICATES[name][0]}.", CLASS_PREDICATES[name][1])
 
 
-def _own_tokens(reading: Reading) -> Claim:
-    tokens = [t for t in str(reading.detail.get("tokens", "")).split("\x1f") if t]
+def _own_tokens(evidence: Evidence) -> Claim:
     shown: list[str] = []
-    for token in tokens:
-        text = "src.text in {" + ", ".join(_quoted(t) for t in [*shown, token]) + "}"
-        if len(text) > MAX_PREDICATE:
+    for total in evidence.stats.top_sources[:8]:
+        if len("src.text in {}" + ", ".join(_quoted(t) for t in [*shown, total.token])) > MAX_PREDICATE:
             break
-        shown.append(token)
+        shown.append(total.token)
     names = ", ".join(_quoted(t) for t in shown)
     return Claim(f"Every token attends to a few set tokens: {names}.", f"src.text in {{{names}}}")
 
@@ -83,7 +84,7 @@ def _quoted(token: str) -> str:
     return f'"{escaped}"'
 
 
-CLAIMS: dict[str, Callable[[Reading], Claim]] = {
+CLAIMS: dict[str, Callable[[Reading, Evidence], Claim]] = {
     "previous_token": _fixed("Every token attends to the token directly before it.", "distance == 1"),
     "current_token": _fixed("Every token attends to itself.", "distance == 0"),
     "first_token": _fixed("Every token rests on the first position of the text.", "src.is_first"),
@@ -122,7 +123,7 @@ def describe(evidence: Evidence) -> Description:
         return _without_pattern(evidence, output)
     label = pattern[0]
     reading = _strongest(evidence, label)
-    claim = CLAIMS[label](reading)
+    claim = CLAIMS[label](reading, evidence)
     parse(claim.predicate)  # a claim of ours that does not parse is our error, and must not pass silently
     further = tuple(dict.fromkeys([*pattern, *([output] if output else [])]))
     others = f" It also does: {', '.join(pattern[1:])}." if len(pattern) > 1 else ""

@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """`counts[r, d]`: how often document d was drawn into resample r; every row sums to the documents' number.
+    """`counts[r, d]`: how often document d was drawn into resample r; rows sum to the number of documents.
 
     Documents must come in one order everywhere (by id, say): draws belong to places in that order.
     """
@@ -143,7 +143,7 @@ def poisson_weights(
     """How often each document occurs in each resample of a stream: Poisson(1), by hash, resample and seed.
 
     The same document has the same weights in any order, shard or run. Resamples have n_docs documents in the
-    mean, not exactly: use them for ratios. (SplitMix64, Steele et al. 2014, in place of a stateful generator.)
+    mean, not exactly: use them for ratios. (SplitMix64, Steele et al. 2014, not a stateful generator.)
     """
     keys = _mix(doc_hashes ^ _mix(np.array([seed % 2**64], dtype=np.uint64)))
     steps = np.arange(1, n_resamples + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

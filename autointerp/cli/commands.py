@@ -1,0 +1,231 @@
+"""What each command does; heavy imports happen inside, so that `--help` costs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autointerp.cli.options import resolve
+from autointerp.cli.screen import Screen, say
+from autointerp.config import RunConfig, Settings, read_environment
+from autointerp.errors import BadInput
+from autointerp.records import Head
+
+if TYPE_CHECKING:
+    from autointerp.pipeline import JobResult, Sources
+    from autointerp.pipeline.plan import Estimate
+
+RUNS = Path("runs")
+
+
+def describe_all_heads(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """The main job."""
+    screen, result = _job(arguments, words)
+    screen.close()
+    if result.estimate is not None:
+        _say_estimate(result.estimate)
+        return 0
+    _say_result(result)
+    return _exit_code(result)
+
+
+def describe_head(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """The main job for one head, and its card."""
+    _one_head(arguments.heads)
+    screen, result = _job(arguments, words)
+    screen.close()
+    if result.estimate is not None:
+        _say_estimate(result.estimate)
+        return 0
+    from autointerp.report import card_text
+
+    for report in result.reports:
+        say(card_text(report))
+    return _exit_code(result)
+
+
+def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Ranked or random pairs of one head over the explain split of the corpus."""
+    head = _one_head(arguments.heads)
+    config, _ = resolve(arguments, {})
+    _silence()
+    from autointerp.evidence.multiples import RandomQuery, RankedQuery, random_multiples, ranked_multiples
+    from autointerp.evidence.windows import SplitWindows
+    from autointerp.pipeline import load_inputs
+
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = load_inputs(config, _sources(config), Path(folder))
+        windows = SplitWindows(inputs.corpus.explain())
+        tokens = {"src_token": arguments.token, "dst_token": arguments.dst_token}
+        if arguments.random is not None:
+            drawn = RandomQuery(n=arguments.random, seed=config.seed, **tokens)
+            table = random_multiples(inputs.model, windows, head, drawn)
+        else:
+            order, n = ("bottom", arguments.bottom) if arguments.bottom is not None else ("top", arguments.top or 10)
+            query = RankedQuery(by=arguments.by, order=order, n=n, **tokens)
+            table = ranked_multiples(inputs.model, windows, head, query)
+        writers = {"csv": table.to_csv, "json": table.to_json, "html": table.to_html, "table": table.to_markdown}
+        say(writers[arguments.format]())
+    return 0
+
+
+def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """The prompt of one head, from a run's evidence or collected now."""
+    head = _one_head(arguments.heads)
+    config, settings = resolve(arguments, {})
+    _silence()
+    from autointerp.explain import explain_prompt
+    from autointerp.pipeline.collecting import collected_evidence, evidence_of
+    from autointerp.pipeline.inputs import load_inputs
+    from autointerp.pipeline.talking import language_settings, templates
+    from autointerp.store import RunFolder
+
+    evidence = evidence_of(Path(arguments.out), head) if arguments.out else None
+    if evidence is None:
+        screen = Screen()
+        with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as run:
+            inputs = load_inputs(config.model_copy(update={"heads": str(head)}), _sources(config), Path(folder) / "cache")
+            collected = collected_evidence(run, inputs, [head], config.seed, settings.batch_size, screen)
+        screen.close()
+        evidence = collected.evidence[head]
+    prompt, notes = explain_prompt(evidence, templates(config), language_settings(config))
+    for message in prompt.messages:
+        say(f"=== {message['role']} ===\n{message['content']}")
+    for note in notes:
+        Screen().note(note)
+    return 0
+
+
+def report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Pages from disk alone."""
+    from autointerp.report import write_reports
+
+    folder = Path(arguments.run_folder)
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder. Give the folder of a run.")
+    write_reports(folder)
+    say(f"{folder / 'report.html'}")
+    return 0
+
+
+def check_server(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Probe the server and show what it can do."""
+    config, settings = _resolved(arguments)
+    import asyncio
+
+    from autointerp.chat import Memory, chat_session
+    from autointerp.llm import capability_table
+    from autointerp.pipeline.talking import chat_options
+
+    async def probed() -> list[tuple[str, str]]:
+        memory = Memory()
+        async with chat_session(chat_options(config, settings), memory, memory, fresh=True) as session:
+            return [*capability_table(session.capabilities), *(("note", note) for note in session.notes)]
+
+    rows = asyncio.run(probed())
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        say(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, JobResult]:
+    config, settings = _resolved(arguments)
+    _check_prompts(config)
+    screen = Screen()
+    if arguments.explainer in (None, "auto"):
+        screen.note(_chosen(config))
+    _silence()
+    from autointerp.pipeline import JobOptions, run_job
+
+    folder = Path(arguments.out) if arguments.out else _default_folder(config)
+    options = JobOptions(settings, shlex.join(["autointerp", *words]), arguments.retry_failed, arguments.dry_run)
+    return screen, run_job(config, _sources(config), folder, options, screen)
+
+
+def _resolved(arguments: argparse.Namespace) -> tuple[RunConfig, Settings]:
+    """Options over environment, `auto` decided."""
+    config, settings = resolve(arguments, read_environment())
+    if config.explainer == "auto":
+        server = config.llm or config.base_url or settings.api_key
+        config = config.model_copy(update={"explainer": "llm" if server else "detectors"})
+    if config.explainer != "llm" and arguments.run is not check_server:
+        config = config.model_copy(update={"llm": "", "base_url": ""})  # they do not change its result
+    return config, settings
+
+
+def _chosen(config: RunConfig) -> str:
+    if config.explainer == "llm":
+        return f"explainer: llm ({config.llm or 'the model that the server lists'})"
+    return "explainer: detectors (no --base-url, OPENAI_API_KEY or --llm is set; give one to ask a language model)"
+
+
+def _check_prompts(config: RunConfig) -> None:
+    """A broken template must be known before an hour of collecting."""
+    from autointerp.prompting import Templates
+
+    Templates(Path(config.prompts) if config.prompts else None).check(("explain", "pointing", "repair"))
+
+
+def _sources(config: RunConfig) -> Sources:
+    """What `demo` stands for."""
+    from autointerp.demo.corpus import held_out_texts
+    from autointerp.demo.model import weights_folder
+    from autointerp.pipeline import Sources
+
+    def texts() -> Iterable[str]:
+        return (document.text for document in held_out_texts())
+
+    return Sources(str(weights_folder()) if config.model == "demo" else config.model, texts)
+
+
+def _default_folder(config: RunConfig) -> Path:
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.model).name or config.model)
+    return RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+
+
+def _one_head(text: str) -> Head:
+    try:
+        return Head.parse(text)
+    except ValueError as error:
+        raise BadInput(f"{error}.") from None
+
+
+def _silence() -> None:
+    """Advice of the libraries would drown our own lines."""
+    warnings.filterwarnings("ignore")
+
+
+def _say_estimate(estimate: Estimate) -> None:
+    say(f"{'purpose':<20} {'calls':>8} {'prompt tokens':>14} {'reply tokens':>14}")
+    for purpose, calls, prompt, completion in estimate.rows:
+        say(f"{purpose:<20} {calls:>8} {prompt:>14} {completion:>14}")
+    cost = "unknown" if estimate.usd is None else f"{estimate.usd:.4f} USD"
+    say(f"{'total':<20} {estimate.calls:>8}   cost at most {cost} ({estimate.price_source}); repairs not counted")
+
+
+def _say_result(result: JobResult) -> None:
+    from collections import Counter
+
+    verdicts = Counter(r.judgement.verdict for r in result.reports)
+    states = Counter(r.status for r in result.reports)
+    say(f"{len(result.reports)} heads: " + ", ".join(f"{n} {name}" for name, n in sorted(states.items())))
+    say("verdicts: " + ", ".join(f"{n} {name}" for name, n in sorted(verdicts.items())))
+    for note in result.notes:
+        say(f"note: {note}")
+    for failed in result.failed[:10]:
+        say(f"failed: {failed.head}: {failed.failures[0].reason[:200]}")
+    say(f"report: {result.folder / 'report.html'}")
+
+
+def _exit_code(result: JobResult) -> int:
+    if result.stopped is not None:
+        Screen().note(f"autointerp: {result.stopped}")
+        return result.stopped.exit_code
+    return 1 if result.failed else 0

@@ -1,0 +1,122 @@
+"""Commands, their options and exit codes.
+
+0 done · 1 done, but some heads failed · 2 the request was wrong · 3 stopped at the budget · 4 too many failures ·
+130 interrupted. Errors are one to three lines on standard error; `--debug` gives the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from autointerp import __version__
+from autointerp.cli import commands
+from autointerp.cli.options import explain_options, folder_options, run_options, server_options
+from autointerp.errors import AutointerpError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(arguments.run(arguments, words))
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # threads of the libraries must not hold the process back
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except AutointerpError as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"\nautointerp: {error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autointerp",
+        description="Describes what each attention head of a language model does, and tests every description.",
+        epilog="exit codes: 0 done, 1 done but some heads failed, 2 wrong request, 3 stopped at the budget, "
+        "4 too many heads failed, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"autointerp {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_describe_all, _describe_one, _multiples, _render, _report, _check):
+        add(subparsers)
+    return parser
+
+
+Adder = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _command(subparsers: Adder[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _describe_all(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "describe-all-heads", "collect, describe, score and report all heads of a model")
+    parser.add_argument("--heads", metavar="LIST", help='some heads only: "0.1,3.*,L5H0-L5H3"')
+    folder_options(parser)
+    run_options(parser)
+    explain_options(parser)
+    parser.set_defaults(run=commands.describe_all_heads)
+
+
+def _describe_one(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "describe-head", "the same for one head, and print its card")
+    parser.add_argument("heads", metavar="HEAD", help="L5H1 or 5.1")
+    folder_options(parser)
+    run_options(parser)
+    explain_options(parser)
+    parser.set_defaults(run=commands.describe_head)
+
+
+def _multiples(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "multiples", "ranked and random attention multiples of one head")
+    parser.add_argument("heads", metavar="HEAD", help="L5H1 or 5.1")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--top", type=int, metavar="N", help="the N highest (default: --top 10)")
+    which.add_argument("--bottom", type=int, metavar="N", help="the N lowest")
+    which.add_argument("--random", type=int, metavar="N", help="N drawn evenly, seeded")
+    parser.add_argument("--token", metavar="STR", help="only this attended token, exactly as the vocabulary has it")
+    parser.add_argument("--dst-token", metavar="STR", help="only this attending token")
+    parser.add_argument(
+        "--by",
+        choices=["multiple", "share", "contribution", "column_lift", "position_lift"],
+        default="multiple",
+        help="quantity to rank by (multiple)",
+    )
+    parser.add_argument("--format", choices=["table", "csv", "json", "html"], default="table")
+    run_options(parser)
+    parser.set_defaults(run=commands.multiples)
+
+
+def _render(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "render", "print the exact prompt for a head; no key and no network")
+    parser.add_argument("heads", metavar="HEAD", help="L5H1 or 5.1")
+    parser.add_argument("--out", metavar="DIR", help="a run folder whose evidence to use; else it is collected")
+    run_options(parser)
+    explain_options(parser)
+    parser.set_defaults(run=commands.render)
+
+
+def _report(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "report", "rebuild the pages of a run from disk alone")
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+    parser.set_defaults(run=commands.report)
+
+
+def _check(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "check-server", "show what an OpenAI-compatible server can do")
+    server_options(parser)
+    parser.set_defaults(run=commands.check_server)

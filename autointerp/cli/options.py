@@ -1,0 +1,95 @@
+"""Options of the commands, and what they, the environment and `.env` amount to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from autointerp.config import RunConfig, Settings
+from autointerp.errors import BadInput
+
+SCORERS = ("predicate", "pointing", "ablation")
+_LISTS = ("scorers", "lenses")
+M = TypeVar("M", bound=BaseModel)
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """Options that choose model and text."""
+    group = parser.add_argument_group("model and text")
+    add = group.add_argument
+    add("--model", metavar="SPEC", help="demo (the default), a hub name, a local HuggingFace folder, or file.py:callable "
+        "/ package.module:callable that returns a TransformerBridge")  # fmt: skip
+    add("--corpus", metavar="SPEC", action="append", help="demo (the default), a .txt (a document a paragraph), .jsonl, "
+        ".csv or .parquet file, or hf:NAME[:SPLIT]; repeatable")  # fmt: skip
+    add("--text-column", metavar="NAME", help="column of the text in .jsonl, .csv, .parquet and hf: (text)")
+    add("--max-tokens", type=int, metavar="N", help="tokens to use, all splits together (200000)")
+    add("--context", type=int, metavar="N", help="tokens of a window, BOS included (128)")
+    add("--device", metavar="NAME", help="cpu, cuda, ... (cuda if there is one)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="auto: bfloat16 on a GPU, else float32")
+    add("--seed", type=int, metavar="N", help="seed of every draw (0)")
+    add("--batch-size", type=int, metavar="N", help="windows run together; no result depends on it (8)")
+
+
+def explain_options(parser: argparse.ArgumentParser) -> None:
+    """Options of describing and scoring."""
+    group = parser.add_argument_group("describing and scoring")
+    add = group.add_argument
+    add("--explainer", choices=["auto", "llm", "detectors"], help="auto (the default): llm where a server, a key or "
+        "--llm is set, else detectors")  # fmt: skip
+    add("--prompts", metavar="DIR", help="folder whose templates win over the shipped ones, name by name")
+    add("--instruction", metavar="TEXT", help="text added to the explain prompt")
+    add("--scorers", metavar="LIST", help=f"comma-separated; all by default: {','.join(SCORERS)}")
+    server_options(parser)
+    group = parser.add_argument_group("budget")
+    add = group.add_argument
+    add("--budget-usd", type=float, metavar="X", help="stop before a request would pass this cost (exit code 3)")
+    add("--budget-tokens", type=int, metavar="N", help="stop before a request would pass this many tokens")
+    add("--price-input", type=float, metavar="X", help="USD a million prompt tokens, where the price list has none")
+    add("--price-output", type=float, metavar="X", help="USD a million reply tokens")
+
+
+def server_options(parser: argparse.ArgumentParser) -> None:
+    """Options that name the OpenAI-compatible server."""
+    group = parser.add_argument_group("language model", "the key comes from OPENAI_API_KEY, in the environment or .env")
+    add = group.add_argument
+    add("--llm", metavar="NAME", help="model name (AUTOINTERP_LLM), scripted:FILE or recorded:RUN")
+    add("--base-url", metavar="URL", help="of the OpenAI-compatible server, with /v1 (OPENAI_BASE_URL)")
+    add("--timeout", type=float, metavar="S", help="seconds for one request (120)")
+    add("--concurrency", type=int, metavar="N", help="requests in flight (8)")
+
+
+def folder_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a run folder."""
+    add = parser.add_argument
+    add("--out", metavar="DIR", help="run folder (runs/<time>-<model>); the same command with the same --out resumes")
+    add("--dry-run", action="store_true", help="collect evidence, print the calls, tokens and cost, send nothing")
+    add("--retry-failed", action="store_true", help="describe failed heads again")
+
+
+def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[RunConfig, Settings]:
+    """Options over environment over defaults. Raises BadInput for a value that cannot be used."""
+    given = {name: value for name, value in vars(arguments).items() if value not in (None, False)}
+    both = {**environment, **given}
+    for name in _LISTS:
+        if isinstance(both.get(name), str):
+            both[name] = tuple(part.strip() for part in both[name].split(",") if part.strip())
+    unknown = sorted(set(both.get("scorers", ())) - set(SCORERS))
+    if unknown:
+        raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(SCORERS)}.")
+    if "corpus" in both:
+        both["corpus"] = tuple(both["corpus"])
+    settings = _build(Settings, {n: v for n, v in both.items() if n in Settings.model_fields})
+    config = _build(RunConfig, {n: v for n, v in both.items() if n in RunConfig.model_fields})
+    return config, settings
+
+
+def _build(kind: type[M], values: dict[str, Any]) -> M:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "option"
+        raise BadInput(f"{name} {first.get('input')!r}: {first['msg']}. Give another value.") from None

@@ -1,0 +1,82 @@
+"""The demo model before training: its configuration and its seeded initial weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines the weights (beside library versions and the processor)."""
+
+    seed: int = 0
+    n_tokens: int = 8_000_000
+    batch_tokens: int = 2048
+    vocab_size: int = 2600
+    tokenizer_documents: int = 6000
+    n_ctx: int = 256
+    short_ctx: int = 48
+    short_share: float = 0.35
+    d_model: int = 160
+    n_layers: int = 4
+    n_heads: int = 8
+    d_mlp: int = 320
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 1e-4
+    warmup_share: float = 0.04
+    weight_decay: float = 0.05
+    random_share: float = 0.15
+    short_random_share: float = 0.5
+
+
+def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:
+    """A GPT-2 without dropout whose weights come from the seed alone, scaled by fan-in.
+
+    Position embeddings start as sinusoids (Vaswani et al. 2017, arXiv 1706.03762) and are trained like the
+    rest: a fixed offset is then one linear map for all positions, and heads that look back by one form early.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.n_ctx,
+        n_embd=config.d_model,
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_inner=config.d_mlp,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=bos,
+        eos_token_id=bos,
+    )
+    model = GPT2LMHeadModel(shape)
+    generator = torch.Generator().manual_seed(config.seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        scale = 0.04 if "wte" in name else 0.8 / math.sqrt(parameter.shape[0])
+        if name.endswith("c_proj.weight"):
+            scale /= math.sqrt(2 * config.n_layers)
+        with torch.no_grad():
+            parameter.normal_(0.0, scale, generator=generator)
+    with torch.no_grad():
+        model.transformer.wpe.weight.copy_(sinusoids(config.n_ctx, config.d_model))
+    return model
+
+
+def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "pos d_model"]:
+    """Sines and cosines of the position at geometrically spaced wavelengths, 4 to 2 * n_positions tokens."""
+    ratio = torch.linspace(0, 1, d_model // 2)
+    wavelengths = 4 * (n_positions / 2) ** ratio
+    angles = 2 * math.pi * torch.arange(n_positions)[:, None] / wavelengths
+    return 0.04 * torch.cat((angles.sin(), angles.cos()), dim=1)

@@ -1,0 +1,254 @@
+"""describe-all-heads: collect, describe, score, report; resumable at every step.
+
+1. Load and prove the model; cut and split the corpus; write or compare the run's config.
+2. Collect evidence on the explain split (kept in the run folder).
+3. Describe every head and let an LLM point, in the one event loop of the run.
+4. Score on select and test; judge; write `heads.jsonl` whole, then the pages.
+
+A stop by budget, failures or interruption keeps what was done; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from autointerp.config import RunConfig, Settings
+from autointerp.errors import AutointerpError, BudgetExceeded, TooManyFailures
+from autointerp.evidence.collect import Collected
+from autointerp.explain import Explanation
+from autointerp.explain.detectors import describe
+from autointerp.pipeline.collecting import collected_evidence
+from autointerp.pipeline.describing import stored_descriptions
+from autointerp.pipeline.held_out import ablation_rows, held_out_rows
+from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
+from autointerp.pipeline.plan import Estimate, estimate_calls
+from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates
+from autointerp.pipeline.versions import versions
+from autointerp.records import Description, Failure, Head, HeadReport, Status, Unscored
+from autointerp.report import write_reports
+from autointerp.scoring.suite import HeadScores, HeldOut, Suite, SuiteSpec
+from autointerp.scoring.verdict import judge
+from autointerp.store import RequestCache, RunFolder
+
+HEADS, RUN = "heads.jsonl", "run.json"
+
+
+class Console(Protocol):
+    """Where progress and notes go."""
+
+    def __call__(self, stage: str, done: int, of: int) -> None:
+        """One step of a stage is done; `of` 0 marks a note."""
+        ...
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a run is run; nothing here changes a result."""
+
+    settings: Settings
+    command: str = ""
+    retry_failed: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class JobResult:
+    """What the command line says at the end."""
+
+    folder: Path
+    reports: list[HeadReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    estimate: Estimate | None = None
+    stopped: AutointerpError | None = None
+
+    @property
+    def failed(self) -> list[HeadReport]:
+        return [r for r in self.reports if r.status == "failed"]
+
+
+def run_job(
+    config: RunConfig, sources: Sources, folder: Path, options: JobOptions, console: Console
+) -> JobResult:
+    """Run or resume a job in `folder`. Raises AutointerpError; a stop that keeps results is `JobResult.stopped`."""
+    with RunFolder(folder) as run:
+        job = _Job(run, config, options, console)
+        return job.run(sources)
+
+
+class _Job:
+    def __init__(self, run: RunFolder, config: RunConfig, options: JobOptions, console: Console) -> None:
+        self._run, self._config, self._options, self._console = run, config, options, console
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    def run(self, sources: Sources) -> JobResult:
+        self._console("loading the model and the corpus", 0, 1)
+        inputs = load_inputs(self._config, sources, self._corpus_folder())
+        self._save_config(inputs)
+        result = JobResult(self._run.root)
+        report = inputs.corpus.report
+        result.notes += [report.underpowered] if report.underpowered else []
+        self._timed("load")
+        collected = collected_evidence(
+            self._run, inputs, inputs.heads, self._config.seed, self._options.settings.batch_size, self._console
+        )
+        self._timed("collect")
+        if self._options.dry_run:
+            result.estimate = estimate_calls(self._config, self._options.settings, inputs, collected)
+            return result
+        held = self._finished(inputs)
+        if held is not None:
+            result.reports = held
+            self._console("everything is there; rebuilding the pages", 1, 1)
+        else:
+            self._describe_and_score(inputs, collected, result)
+        write_reports(self._run.root)
+        return result
+
+    def _corpus_folder(self) -> Path:
+        """The corpus lies in the run folder; a folder that is no run must not be written to before it is checked."""
+        wanted = self._run.path("config.json")
+        if not wanted.exists():
+            self._run.ensure_config({"config": self._config.model_dump(mode="json")}, ignore=_NOT_COMPARED)
+        return self._run.path("cache/corpus")
+
+    def _save_config(self, inputs: Inputs) -> None:
+        held = json.loads(self._run.path("config.json").read_text(encoding="utf-8"))
+        wanted = {
+            "config": self._config.model_dump(mode="json"),
+            "model_revision": inputs.model.revision,
+            "dtype": str(inputs.model.dtype).removeprefix("torch."),
+            "bos_rule": inputs.model.bos_rule,
+            "processing": {"fold_ln": False, "center_unembed": False, "value_bias": "constant part subtracted"},
+            "corpus_hash": inputs.corpus.report.corpus_hash,
+            "seed": self._config.seed,
+            "templates": {n: templates(self._config).hash(n) for n in ("explain", "pointing", "repair")},
+            "versions": versions(),
+        }
+        if set(held) == {"config"}:
+            self._run.ensure_config({"config": wanted["config"]})
+            self._run.write_json("config.json", wanted)
+        else:
+            self._run.ensure_config(wanted, ignore=_NOT_COMPARED)
+
+    def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
+        """The reports on disk, if they cover every head and none is to be tried again."""
+        reports = {r.head: r for r in map(HeadReport.model_validate, self._run.read(HEADS))}
+        if set(reports) != set(inputs.heads):
+            return None
+        if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
+            return None
+        return [reports[head] for head in sorted(reports)]
+
+    def _describe_and_score(self, inputs: Inputs, collected: Collected, result: JobResult) -> None:
+        held_out = held_out_rows(inputs, collected.pool, self._config.seed)
+        state = Talk(stored_descriptions(self._run, retry_failed=self._options.retry_failed))
+        asks = self._config.explainer == "llm"
+        batch = self._options.settings.batch_size
+        items = (
+            pointing_items(self._config, inputs.model, held_out.test, inputs.heads, batch)
+            if asks and "pointing" in self._config.scorers
+            else {}
+        )
+        plan = TalkPlan(
+            self._config, self._options.settings, inputs.model, collected, inputs.heads, held_out.test, items
+        )
+        try:
+            asyncio.run(talk(self._run, plan, state, self._console))
+        except (BudgetExceeded, TooManyFailures) as stop:
+            result.stopped = stop
+        self._timed("describe")
+        done = [head for head in inputs.heads if head in state.descriptions]
+        scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done})
+        result.reports = [self._report(h, collected, state, scores[h]) for h in done]
+        lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
+        self._timed("score")
+        result.notes += state.notes
+        self._run.write_json(RUN, self._facts(inputs, state, result))
+        self._run.write_text(HEADS, "".join(lines))
+
+    def _score(
+        self, inputs: Inputs, collected: Collected, held_out: HeldOut, explanations: dict[Head, Explanation]
+    ) -> dict[Head, HeadScores]:
+        spec = SuiteSpec(
+            inputs.model,
+            held_out,
+            ablation_rows(held_out),
+            collected.z_mean,
+            self._config.seed,
+            self._options.settings.batch_size,
+            self._config.scorers,
+        )
+        outcomes = {head: e.outcome for head, e in explanations.items()}
+        rivals = (
+            {head: describe(collected.evidence[head]) for head in explanations}
+            if self._config.explainer == "llm"
+            else {}
+        )
+        return Suite(spec, self._console).score(outcomes, rivals)
+
+    def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
+        explanation = state.descriptions[head]
+        outcome = explanation.outcome
+        pointed = state.pointed.get(head)
+        if pointed is None and "pointing" in self._config.scorers and isinstance(outcome, Description):
+            why = "the explainer abstained" if outcome.abstained else "no language model in this run"
+            pointed = Unscored(scorer="pointing", reason=why)
+        extra = () if pointed is None else (pointed,)
+        numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
+        unscored = tuple(s for s in (*scores.unscored, *extra) if isinstance(s, Unscored))
+        failed = isinstance(outcome, Failure)
+        status: Status = "failed" if isinstance(outcome, Failure) else "abstained" if outcome.abstained else "described"
+        return HeadReport(
+            head=head,
+            status=status,
+            evidence=collected.evidence[head],
+            description=None if isinstance(outcome, Failure) else outcome,
+            failures=((outcome,) if isinstance(outcome, Failure) else ()) + explanation.failures,
+            provenance=explanation.provenance,
+            scores=numbers,
+            unscored=unscored,
+            judgement=judge(outcome, () if failed else numbers, unscored, scores.effect),
+            ablation_loss=scores.loss,
+            ablation_kl=scores.kl,
+        )
+
+    def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:
+        return {
+            **inputs.summary(),
+            "explainer": self._config.explainer,
+            "lost_in_flight": self._lost(),
+            "cost_usd": state.cost_usd,
+            "tokens": _tokens(result.reports),
+            "seconds": {**self._seconds, "total": round(time.monotonic() - self._started, 2)},
+            "notes": result.notes,
+            "command": self._options.command,
+            "stopped": None if result.stopped is None else str(result.stopped),
+        }
+
+    def _lost(self) -> int:
+        path = self._run.root.parent / CACHE
+        if self._config.explainer != "llm" or not path.exists():
+            return 0
+        with RequestCache(path, self._run.run_id) as cache:
+            return cache.lost_in_flight(self._run.run_id)
+
+    def _timed(self, stage: str) -> None:
+        spent = time.monotonic() - self._started
+        self._seconds[stage] = round(spent - sum(self._seconds.values()), 2)
+
+
+_NOT_COMPARED = ("versions",)
+
+
+def _tokens(reports: Sequence[HeadReport]) -> dict[str, int]:
+    return {
+        "prompt": sum(r.provenance.prompt_tokens for r in reports),
+        "completion": sum(r.provenance.completion_tokens for r in reports),
+    }

@@ -1,0 +1,161 @@
+"""The part of a run that may talk to a language model: descriptions and pointing, in the one event loop of the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autointerp.chat import ChatOptions, chat_session
+from autointerp.chat.session import ChatSession
+from autointerp.config import RunConfig, Settings
+from autointerp.evidence.collect import Collected, Progress
+from autointerp.explain import DetectorExplainer, Explainer, Explanation, LanguageExplainer
+from autointerp.explain.language import LanguageSettings
+from autointerp.llm import ClientOptions
+from autointerp.model import LanguageModel
+from autointerp.pipeline.describing import describe_heads, run_together
+from autointerp.prompting import Templates
+from autointerp.records import Description, Domain, Head, Score, Unscored
+from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.pointing import Pointer, PointingItem, choose_items
+from autointerp.store import CallLog, RequestCache, RunFolder
+
+CONTROL_SHARE, MIN_CONTROLS, DONORS = 0.2, 10, 5
+CACHE = "requests.sqlite"
+Pointed = dict[Head, Score | Unscored]
+
+
+@dataclass(frozen=True)
+class TalkPlan:
+    """Everything the event loop needs, made before it starts."""
+
+    config: RunConfig
+    settings: Settings
+    model: LanguageModel
+    collected: Collected
+    heads: Sequence[Head]
+    test: Mapping[Domain, HeldOutRows]
+    items: Mapping[Domain, Mapping[Head, list[PointingItem]]]
+
+
+@dataclass
+class Talk:
+    """What came out: descriptions, pointing scores, and what it cost."""
+
+    descriptions: dict[Head, Explanation]
+    pointed: Pointed = field(default_factory=dict)
+    cost_usd: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def pointing_items(
+    config: RunConfig, model: LanguageModel, test: Mapping[Domain, HeldOutRows], heads: Sequence[Head], batch: int
+) -> dict[Domain, dict[Head, list[PointingItem]]]:
+    """Items of all heads in both domains, chosen before any description is known."""
+    return {domain: choose_items(model, rows, heads, config.seed, batch) for domain, rows in test.items()}
+
+
+async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) -> None:
+    """Describe all heads and let the LLM point; fills `state` as it goes, so that what was paid for is kept."""
+    if plan.config.explainer != "llm":
+        await _describe(run, DetectorExplainer(), plan, state, progress)
+        return
+    log = CallLog(run)
+    with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
+        async with chat_session(chat_options(plan.config, plan.settings, log), cache, log) as session:
+            state.notes += session.notes
+            run.write_json("server.json", session.capabilities)
+            try:
+                await _with_server(run, plan, state, session, progress)
+            finally:
+                state.cost_usd = session.budget.cost
+
+
+def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = None) -> ChatOptions:
+    """The chat model that a run or `check-server` talks to."""
+    client = ClientOptions(
+        base_url=config.base_url,
+        api_key=settings.api_key,
+        timeout=settings.timeout,
+        retry_base=settings.retry_base,
+    )
+    return ChatOptions(
+        llm=config.llm,
+        client=client,
+        concurrency=settings.concurrency,
+        usd=settings.budget_usd,
+        tokens=settings.budget_tokens,
+        prices=(settings.price_input, settings.price_output),
+        spent=(0, 0) if log is None else log.tokens_used,
+    )
+
+
+def templates(config: RunConfig) -> Templates:
+    """The user's templates before the shipped ones."""
+    return Templates(Path(config.prompts) if config.prompts else None)
+
+
+def language_settings(config: RunConfig) -> LanguageSettings:
+    return LanguageSettings(config.max_reply_tokens, config.temperature, config.seed, config.instruction)
+
+
+async def _with_server(
+    run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress
+) -> None:
+    source = templates(plan.config)
+    explainer = LanguageExplainer(session.chat, session.capabilities, source, language_settings(plan.config))
+    await _describe(run, explainer, plan, state, progress)
+    if "pointing" in plan.config.scorers:
+        pointers = {
+            domain: Pointer(session.chat, session.capabilities, source, plan.model.strings, rows, plan.config.seed)
+            for domain, rows in plan.test.items()
+        }
+        await _point(plan, state, pointers, progress)
+
+
+async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:
+    await describe_heads(
+        run, explainer, plan.collected, plan.heads, state.descriptions, progress, plan.settings.concurrency
+    )
+
+
+async def _point(plan: TalkPlan, state: Talk, pointers: Mapping[Domain, Pointer], progress: Progress) -> None:
+    described = {
+        head: e.outcome
+        for head, e in sorted(state.descriptions.items())
+        if isinstance(e.outcome, Description) and not e.outcome.abstained
+    }
+    controlled = control_heads(plan.heads, plan.config.seed)
+    gate = asyncio.Semaphore(plan.settings.concurrency)
+
+    async def one(head: Head, description: Description) -> None:
+        donors = donor_descriptions(head, described, plan.config.seed) if head in controlled else []
+        pointer = pointers.get(description.domain)
+        if pointer is None:
+            state.pointed[head] = Unscored(scorer="pointing", reason=f"no held-out rows of {description.domain}")
+            return
+        async with gate:
+            items = plan.items[description.domain][head]
+            state.pointed[head] = await pointer.score(head, description, donors, items)
+        progress("pointing", len(state.pointed), len(described))
+
+    await run_together([one(head, description) for head, description in described.items()])
+
+
+def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:
+    """The seeded fifth of the heads (at least ten) on which controls that cost calls are run."""
+    n = min(len(heads), max(MIN_CONTROLS, round(CONTROL_SHARE * len(heads))))
+    order = np.random.default_rng(seed).permutation(len(heads))
+    return {heads[i] for i in order[:n]}
+
+
+def donor_descriptions(head: Head, described: Mapping[Head, Description], seed: int) -> list[Description]:
+    """Other heads' descriptions for the shuffled control: other labels only, since twins are no null."""
+    own = described[head]
+    others = [h for h, d in described.items() if h != head and d.label != own.label and d.looks_at != own.looks_at]
+    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(others))
+    return [described[others[i]] for i in order[:DONORS]]

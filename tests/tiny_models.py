@@ -1,0 +1,116 @@
+"""Tiny random models with a tokenizer of a handful of words, built in a moment and without any file.
+
+`tiny_model("gpt2")` and `tiny_model("llama")` (grouped-query, rotary) give proved `LanguageModel`s;
+`planted(plant)` gives a model whose heads show the attention that `plant` makes of the ids.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autointerp.model import LanguageModel, Layer
+from autointerp.notebook import open_model
+
+N_CTX = 64
+WORDS = (
+    "the a cat dog sat ran on mat it was red blue . , ; said that and then When John Mary went to park gave "
+    "ball of news one two three four five in house old new"
+).split()
+HOSTILE = (",", "\n", "{{x}}", "</td>", "|", '"', "NA", "=1+1", "\r")
+
+
+def tiny_tokenizer() -> Any:
+    """Words with and without a leading space, characters, hostile tokens; <bos> and <eos> are special."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = [chr(c) for c in range(32, 127)]
+    vocabulary = dict.fromkeys(["<unk>", "<bos>", "<eos>", *HOSTILE, *characters])
+    vocabulary.update(dict.fromkeys([*WORDS, *(f" {word}" for word in WORDS)]))
+    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(vocabulary)}, unk_token="<unk>"))
+    words = "|".join(word for word in WORDS if word.isalpha())
+    parts = [r"\{\{x\}\}", "</td>", "NA", r"=1\+1", f" ?(?:{words})\\b", r"[\s\S]"]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    special = {"unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    wrapped.init_kwargs.update(name_or_path="tiny", add_bos_token=True)  # else it is loaded by name
+    return wrapped
+
+
+@functools.cache
+def tiny_model(kind: str = "gpt2", seed: int = 0) -> LanguageModel:
+    """A random model, two layers of four heads, `gpt2` or `llama` (two kv heads), that attends unevenly."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(kind, len(tokenizer))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+    network.eval()
+    bridge = TransformerBridge.boot_transformers(f"tiny/{kind}", hf_model=network, tokenizer=tokenizer)
+    return open_model(bridge).model
+
+
+def _network(kind: str, size: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=size, n_positions=N_CTX))
+    config = LlamaConfig(
+        num_hidden_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        vocab_size=size,
+        max_position_embeddings=N_CTX,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tiny_texts(n: int, seed: int = 0, length: int = 40) -> list[str]:
+    """Random texts of the tiny tokenizer's words."""
+    draw = torch.Generator().manual_seed(seed)
+    words = [w for w in WORDS if w.isalpha()]
+    picks = torch.randint(len(words), (n, length), generator=draw)
+    return [" ".join(words[i] for i in row) for row in picks.tolist()]
+
+
+Plant = Callable[[Tensor], Tensor]  # ids [pos] -> attention [head dst src]
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedModel(LanguageModel):
+    """The tiny gpt2 with attention put in its place, the same in every layer; every source writes norm 1."""
+
+    plant: Plant = lambda ids: torch.zeros(4, len(ids), len(ids))
+
+    def read_attention(self, ids: Tensor, layers: list[int], read: Callable[[Layer], None]) -> None:
+        pattern = torch.stack([self.plant(row) for row in ids])
+        for layer in layers:
+            gram = self.W_O(layer)[0] @ self.W_O(layer)[0].T
+            unit = torch.linalg.eigh(gram)[1][:, -1]
+            v = unit / (unit @ gram @ unit).sqrt() + self.v_constant(layer)
+            values = v.expand(*ids.shape, *v.shape)
+            read(Layer(layer, pattern, values, torch.einsum("bhds,bshk->bdhk", pattern, values)))
+
+
+def planted(plant: Plant) -> PlantedModel:
+    """A model whose four heads attend as `plant` says."""
+    model = tiny_model("gpt2")
+    return PlantedModel(**{f.name: getattr(model, f.name) for f in fields(LanguageModel)}, plant=plant)
+
+
+def uniform(size: int) -> Tensor:
+    """Attention spread evenly over all positions up to the destination, `[dst src]`."""
+    return torch.tril(torch.ones(size, size)) / torch.arange(1, size + 1)[:, None]
