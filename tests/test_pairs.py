@@ -73,7 +73,9 @@ def test_sink_mass_changes_mass_and_nothing_else() -> None:
     drowned = before * 0.05
     drowned[:, 0] = 1 - drowned[:, 1:].sum(-1)
     gone = pairs_of(drowned)
-    assert gone.share.isnan().all() and gone.multiple.isnan().all() and gone.entropy.isnan().all()
+    assert gone.share.isnan().all()
+    assert gone.multiple.isnan().all()
+    assert gone.entropy.isnan().all()
     assert not gone.mass.isnan().any()
 
 
@@ -92,15 +94,18 @@ def test_the_multiple_is_n_only_when_one_source_holds_all() -> None:
     pattern[:, 0] = 0.5
     pattern[15, 9], pattern[16, 9], pattern[16, 3] = 0.5, 0.4, 0.1
     found = pairs_of(pattern)
-    assert found.multiple[15, 9] == 15 and found.log_multiple[15, 9] == 1
-    assert found.multiple[16, 9] < 16 and found.share[16, 9] == pytest.approx(0.8)
+    assert found.multiple[15, 9] == 15
+    assert found.log_multiple[15, 9] == 1
+    assert found.multiple[16, 9] < 16
+    assert found.share[16, 9] == pytest.approx(0.8)
     assert found.multiple_raw[15, 9] == 8.0
     assert found.mean_distance[16] == pytest.approx(0.8 * 7 + 0.2 * 13)
 
 
 def test_few_sources_have_shares_but_no_multiples() -> None:
     found = pairs_of(uniform(12))
-    assert found.multiple[7].isnan().all() and not found.share[7, 1:8].isnan().any()
+    assert found.multiple[7].isnan().all()
+    assert not found.share[7, 1:8].isnan().any()
     assert not found.multiple[8, 1:9].isnan().any()
     assert found.share[:, 0].isnan().all(), "the sink has no share"
     assert found.share[5, 6:].isnan().all(), "a later source has no share"

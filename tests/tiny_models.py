@@ -49,6 +49,7 @@ def tiny_model(kind: str = "gpt2", seed: int = 0) -> LanguageModel:
     """A random model, two layers of four heads, `gpt2` or `llama` (two kv heads), that attends unevenly."""
     from transformer_lens.model_bridge import TransformerBridge
 
+    torch.set_num_threads(1)  # tests run side by side, and more threads only wait for each other here
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,9 +99,10 @@ class PlantedModel(LanguageModel):
     def read_attention(self, ids: Tensor, layers: list[int], read: Callable[[Layer], None]) -> None:
         pattern = torch.stack([self.plant(row) for row in ids])
         for layer in layers:
-            gram = self.W_O(layer)[0] @ self.W_O(layer)[0].T
-            unit = torch.linalg.eigh(gram)[1][:, -1]
-            v = unit / (unit @ gram @ unit).sqrt() + self.v_constant(layer)
+            gram = self.W_O(layer) @ self.W_O(layer).transpose(1, 2)
+            unit = torch.linalg.eigh(gram)[1][:, :, -1]
+            norm = torch.einsum("hd,hde,he->h", unit, gram, unit).sqrt()
+            v = unit / norm[:, None] + self.v_constant(layer)
             values = v.expand(*ids.shape, *v.shape)
             read(Layer(layer, pattern, values, torch.einsum("bhds,bshk->bdhk", pattern, values)))
 

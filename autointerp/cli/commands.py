@@ -55,7 +55,7 @@ def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     head = _one_head(arguments.heads)
     config, _ = resolve(arguments, {})
     _silence()
-    from autointerp.evidence.multiples import RandomQuery, RankedQuery, random_multiples, ranked_multiples
+    from autointerp.evidence.multiples import Order, RandomQuery, RankedQuery, random_multiples, ranked_multiples
     from autointerp.evidence.windows import SplitWindows
     from autointerp.pipeline import load_inputs
 
@@ -67,7 +67,8 @@ def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
             drawn = RandomQuery(n=arguments.random, seed=config.seed, **tokens)
             table = random_multiples(inputs.model, windows, head, drawn)
         else:
-            order, n = ("bottom", arguments.bottom) if arguments.bottom is not None else ("top", arguments.top or 10)
+            n = arguments.bottom if arguments.bottom is not None else 10 if arguments.top is None else arguments.top
+            order: Order = "bottom" if arguments.bottom is not None else "top"
             query = RankedQuery(by=arguments.by, order=order, n=n, **tokens)
             table = ranked_multiples(inputs.model, windows, head, query)
         writers = {"csv": table.to_csv, "json": table.to_json, "html": table.to_html, "table": table.to_markdown}

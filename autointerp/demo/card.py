@@ -154,7 +154,8 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         f"{facts['wall_seconds'] / 60:.0f} minutes on {facts['threads']} threads of a shared CPU; AdamW, "
         f"peak learning rate {config['learning_rate']}; windows of {config['short_ctx']} ids for the first "
         f"{config['short_share']:.0%} of the tokens, then of {config['n_ctx']}; random-token "
-        f"windows: {config['short_random_share']:.0%} of the short ones, {config['random_share']:.0%} of the long ones.",
+        f"windows: {config['short_random_share']:.0%} of the short ones, {config['random_share']:.0%} of the "
+        "long ones.",
         "- Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "- Command: `python -m autointerp.demo.train --out DIR`. Same seed and versions give the same corpus "
         "and tokenizer on any machine; the weights agree up to floating-point order.",
@@ -163,7 +164,8 @@ def _facts(facts: dict[str, Any]) -> list[str]:
 
 def render(measures: Measures, facts: dict[str, Any]) -> str:
     """The card as Markdown."""
-    low, high = clopper_pearson(measures.pairs.n_right, measures.pairs.n)
+    pairs, text = measures.pairs, measures.text
+    low, high = clopper_pearson(pairs.n_right, pairs.n)
     losses = [f"| {kind} | {loss:.2f} | {n:,} |" for kind, (loss, n) in measures.losses.items()]
     header = " | ".join(
         ["head", *DETECTORS, "first", "previous", "duplicate", "induction", "opening", "named"]
@@ -171,26 +173,26 @@ def render(measures: Measures, facts: dict[str, Any]) -> str:
     lines = [
         "# Model card: the embedded demo model",
         "",
-        "Written by `python -m autointerp.demo.card`; do not edit by hand. A small model for first steps, tests",
-        "and demonstrations: its language is the generated corpus of `autointerp/demo/`, and nothing else.",
+        "Written by `python -m autointerp.demo.card`; do not edit by hand. A small model for first steps,",
+        "tests and demonstrations: its language is the generated corpus of `autointerp/demo/`, nothing else.",
         "",
         *_facts(facts),
         "",
         "## Two-person sentences",
         "",
         "Held-out combinations of names, template and object:",
-        f"{measures.pairs.n_right} of {measures.pairs.n} prompts have a higher logit for the receiver than for",
-        f"the giver (95 % interval {low:.1%} to {high:.1%}; chance is 50 %); mean logit difference",
-        f"{measures.pairs.mean_difference:.2f}.",
+        f"{pairs.n_right} of {pairs.n} prompts have a higher logit for the receiver than for the giver",
+        f"(95 % interval {low:.1%} to {high:.1%}; chance is 50 %); mean logit difference",
+        f"{pairs.mean_difference:.2f}.",
         "",
         "## Heads",
         "",
         f"First five columns: `[BOS] r r` with r {RUN_LENGTH} distinct random ids of {measures.n_ordinary:,}",
         f"that occur in the corpus at least three times, {N_SEQUENCES} sequences. Next five:",
-        f"{measures.text.n_documents} held-out documents (mean attention on the first token; on the",
-        "previous token; summed on earlier equal tokens where there are any; summed on tokens that follow an earlier",
-        "equal token; from a closing bracket or quotation mark to the token with its opening,",
-        f"n = {measures.text.n_closings:,}). `named`: scores of at least {_NAMED}.",
+        f"{text.n_documents} held-out documents (mean attention on the first token; on the previous token;",
+        "summed on earlier equal tokens where there are any; summed on tokens that follow an earlier equal",
+        "token; from a closing bracket or quotation mark to the token with its opening,",
+        f"n = {text.n_closings:,}). `named`: scores of at least {_NAMED}.",
         "",
         f"| {header} |",
         "|---" * (header.count("|") + 1) + "|",

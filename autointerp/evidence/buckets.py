@@ -26,7 +26,7 @@ def bucket_names(size: int) -> tuple[str, ...]:
 
 def membership(size: int) -> Float[np.ndarray, "distance bucket"]:
     """1.0 where a distance belongs to a bucket."""
-    return np.eye(n_buckets(size))[bucket_of(np.arange(size))]
+    return np.asarray(np.eye(n_buckets(size))[bucket_of(np.arange(size))])
 
 
 def sources_per_bucket(size: int) -> Float[np.ndarray, "dst bucket"]:

@@ -55,5 +55,5 @@ def load_state(state: FirstPass, path: Path) -> None:
         state.reservoir.threshold = saved["threshold"]
         if "open.ordinal" in saved:
             best = {name: saved[f"open.best.{name}"] for name in state.top.columns}
-            parts = [saved[f"open.{name}"] for name in _OPEN]
-            state.open_document = OpenDocument(int(saved["open.ordinal"]), *parts, best)
+            parts = {name: saved[f"open.{name}"] for name in _OPEN}
+            state.open_document = OpenDocument(ordinal=int(saved["open.ordinal"]), best=best, **parts)

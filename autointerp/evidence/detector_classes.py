@@ -25,15 +25,16 @@ from autointerp.records import Head
 LEAST_SOURCES = 8
 SHARED = ("capitalised", "numeral", "function_word", "newline", "word_initial", "punctuation")
 CLASSES = (*SHARED, "own")
-FUNCTION_WORDS = frozenset(
+_FUNCTION_WORDS = (
     "a an the this that these those my your his her its our their some any no each every all both either neither "
     "i you he she it we they me him us them who whom which what whose there here "
     "of in on at to from by with for about into onto over under after before between through during without within "
     "against among across upon toward towards near off up down out as than like "
     "and or but nor so yet if then because while although though until unless since when where why how whether "
     "is am are was were be been being has have had having do does did doing will would shall should can could may "
-    "might must not n't 's 're 've 'll 'd 'm just only also very too".split()
+    "might must not n't 's 're 've 'll 'd 'm just only also very too"
 )
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def expected_pattern(
         return np.broadcast_to(causal.astype(np.float32), (n_heads, size, size))
     rows = bucket_of(np.arange(size))[:, None]
     distance = bucket_of(np.maximum(dst - src, 0).reshape(-1)).reshape(size, size)
-    return np.asarray(np.where(causal, np.nan_to_num(expected_share)[:, rows, distance], 0.0), dtype=np.float32)
+    return np.asarray(
+        np.where(causal, np.nan_to_num(expected_share)[:, rows, distance], 0.0), dtype=np.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ def class_shares(
     shared, own = classes
     mass, valid, n_allowed = counted_rows(pattern, masks)
     allowed = masks.allowed[:, None, :].float()
-    columns = torch.cat([shared.permute(1, 2, 0)[:, None].expand(-1, own.shape[1], -1, -1), own[..., None]], -1).float()
+    columns = torch.cat(
+        [shared.permute(1, 2, 0)[:, None].expand(-1, own.shape[1], -1, -1), own[..., None]], -1
+    ).float()
     columns = columns * allowed[..., None]
     weight = valid / valid.sum(-1, keepdim=True).clamp_min(1)
     inside = pattern @ columns / mass.clamp_min(TAU)[..., None]

@@ -8,7 +8,7 @@ explicit generator.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,10 @@ def ordinary_pool(
     kept = [
         (-float(count), int(number))
         for number, count in zip(token_ids.tolist(), counts.tolist(), strict=True)
-        if count >= at_least and number not in special and strings[number] and not _PARTIAL.search(strings[number])
+        if count >= at_least
+        and number not in special
+        and strings[number]
+        and not _PARTIAL.search(strings[number])
     ]
     return np.array([number for _, number in sorted(kept)], dtype=np.int64)
 
@@ -118,7 +121,9 @@ class DelimiterRows:
     ids: Int[np.ndarray, "row pos"]
     closing: Bool[np.ndarray, "row dst src"]  # a closing sign and its opening sign
     inside: Bool[np.ndarray, "row dst src"]  # a token inside, three or more after the innermost opening sign
-    other: Bool[np.ndarray, "row dst src"]  # rows of both kinds and the earlier opening signs that do not match
+    other: Bool[
+        np.ndarray, "row dst src"
+    ]  # rows of both kinds and the earlier opening signs that do not match
     signs: str
 
     def some(self, n: int) -> DelimiterRows:
@@ -126,7 +131,9 @@ class DelimiterRows:
         return DelimiterRows(self.ids[:n], self.closing[:n], self.inside[:n], self.other[:n], self.signs)
 
 
-def delimiter_pairs(table: TokenTable, strings: Sequence[str], pool: Int[np.ndarray, " token"]) -> list[tuple[int, int]]:
+def delimiter_pairs(
+    table: TokenTable, strings: Sequence[str], pool: Int[np.ndarray, " token"]
+) -> list[tuple[int, int]]:
     """(opening id, closing id) of each kind of sign whose two parts are in the pool; the most frequent spelling."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -136,8 +143,10 @@ def delimiter_pairs(table: TokenTable, strings: Sequence[str], pool: Int[np.ndar
             first.setdefault(bare, number)
             if bare != strings[number]:
                 continue
-            last.setdefault(bare, number)  # a closing sign stands at the word: no space before it where there is a choice
-    return [(first[a], last.get(b, first[b])) for a, b in PAIRS if a in first and b in first]
+            last.setdefault(
+                bare, number
+            )  # a closing sign stands at the word: no space before it where there is a choice
+    return [(first[p[0]], last.get(p[1], first[p[1]])) for p in PAIRS if p[0] in first and p[1] in first]
 
 
 def delimiter_rows(
@@ -172,14 +181,18 @@ class _Writer:
     openings: list[int]
     marks: list[tuple[int, int, int]]  # kind 0 closing, 1 inside
 
-    def words(self, order: object, n: int, opening: int | None = None) -> None:
+    def words(self, order: Iterator[int], n: int, opening: int | None = None) -> None:
         for _ in range(n):
             if opening is not None and len(self.ids) - opening >= NEAR:
                 self.marks.append((1, len(self.ids), opening))
-            self.ids.append(next(order))  # type: ignore[call-overload]
+            self.ids.append(next(order))
 
     def block(
-        self, outer: tuple[int, int], inner: tuple[int, int], order: object, generator: np.random.Generator
+        self,
+        outer: tuple[int, int],
+        inner: tuple[int, int],
+        order: Iterator[int],
+        generator: np.random.Generator,
     ) -> None:
         start = self._open(outer[0])
         self.words(order, int(generator.integers(3, 6)), start)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 _NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve"
+_WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 _MONTHS = "January February March April May June July August September October November December"
 
 ORDERED: dict[str, tuple[str, ...]] = {
     "numerals": tuple(str(n) for n in range(21)),
     "number words": tuple(_NUMBER_WORDS.split()),
-    "weekdays": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
+    "weekdays": tuple(_WEEKDAYS.split()),
     "months": tuple(_MONTHS.split()),
     "letters": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
 }

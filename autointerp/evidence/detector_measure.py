@@ -15,7 +15,13 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from autointerp.evidence.detector_classes import CLASSES, ClassMasks, class_shares, counted_rows, expected_pattern
+from autointerp.evidence.detector_classes import (
+    CLASSES,
+    ClassMasks,
+    class_shares,
+    counted_rows,
+    expected_pattern,
+)
 from autointerp.evidence.detector_data import DelimiterRows, TextRows
 from autointerp.evidence.detector_targets import (
     LAST,
@@ -64,11 +70,15 @@ class _Table:
         )
 
 
-def run_rows(model: LanguageModel, ids: Int[np.ndarray, "row pos"], read: Callable[[slice, Layer], None]) -> None:
+def run_rows(
+    model: LanguageModel, ids: Int[np.ndarray, "row pos"], read: Callable[[slice, Layer], None]
+) -> None:
     step = max(1, BATCH_TOKENS // ids.shape[1])
     for start in range(0, len(ids), step):
         rows = slice(start, min(start + step, len(ids)))
-        model.read_attention(model.to_ids(ids[rows]), list(range(model.n_layers)), lambda a, rows=rows: read(rows, a))  # type: ignore[misc]
+        model.read_attention(
+            model.to_ids(ids[rows]), list(range(model.n_layers)), lambda a, rows=rows: read(rows, a)
+        )  # type: ignore[misc]
 
 
 def _put_targets(table: _Table, rows: slice, layer: Layer, targets: Targets) -> None:
@@ -94,10 +104,14 @@ def measure_repeats(
 
     def read(rows: slice, layer: Layer) -> None:
         size = rows.stop - rows.start
-        here = Targets(targets.names, targets.cells.expand(size, -1, -1, -1), targets.present.expand(size, -1))
+        here = Targets(
+            targets.names, targets.cells.expand(size, -1, -1, -1), targets.present.expand(size, -1)
+        )
         _put_targets(table, rows, layer, here)
         if not only:
-            table.put("previous_token/argmax_rate", rows, layer.index, _argmax_rate(layer, there.expand(size, -1)))
+            table.put(
+                "previous_token/argmax_rate", rows, layer.index, _argmax_rate(layer, there.expand(size, -1))
+            )
 
     run_rows(model, ids, read)
     return _collect(table, targets.names)
@@ -105,7 +119,8 @@ def measure_repeats(
 
 def _collect(table: _Table, names: tuple[str, ...]) -> dict[str, Measured]:
     return {
-        name: table.measured(name, ("argmax_rate",) if f"{name}/argmax_rate" in table.found else ()) for name in names
+        name: table.measured(name, ("argmax_rate",) if f"{name}/argmax_rate" in table.found else ())
+        for name in names
     }
 
 
@@ -124,7 +139,8 @@ def measure_delimiters(
 ) -> dict[str, Measured]:
     """Attention from closing signs and from inside to the matching opening sign; both kinds weigh the same."""
     masks = {
-        name: torch.from_numpy(getattr(rows, name)).to(model.device) for name in ("closing", "inside", "other")
+        name: torch.from_numpy(getattr(rows, name)).to(model.device)
+        for name in ("closing", "inside", "other")
     }
     targets = Targets.of(masks)
     table = _Table(len(rows.ids), model)
@@ -192,7 +208,9 @@ class _TextReader:
             start = int(model.bos_id is not None)
             real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
             targets = Targets.of(text_masks(ids, real, masks.allowed, start))
-            punctuation = torch.from_numpy(self._plan.classes.shared[CLASSES.index("punctuation"), rows]).to(ids.device)
+            punctuation = torch.from_numpy(self._plan.classes.shared[CLASSES.index("punctuation"), rows]).to(
+                ids.device
+            )
             near = Targets.of({"nearest": nearest_mask(punctuation & masks.allowed, masks.rows)})
             self._names, self._batch = targets.names, (rows.start, ids, masks, targets, near)
         return self._batch[1:]

@@ -27,7 +27,7 @@ from autointerp.evidence.detector_measure import Measured, Values
 from autointerp.model import LanguageModel, Layer, Readout
 
 N_TOKENS, TOP, RELATION_TOP, LEAST_PAIRS = 100, 5, 10, 30
-_SCREEN, _CHUNK = 4096, 512
+_SCREEN, _CHUNK = 1024, 512
 Writes = list[Float[Tensor, "token head d_model"]]  # one a layer
 
 
@@ -55,7 +55,9 @@ class Vocabulary:
         enough = len(names) >= N_TOKENS // 2
         chosen = names if enough else words or [i for i in pool.tolist() if is_word[i]] or pool.tolist()
         known = {text: number for number, text in reversed(list(enumerate(strings)))}
-        lists = tuple((name, found) for name, members in ORDERED.items() if len(found := _ids(known, members)) >= 4)
+        lists = tuple(
+            (name, found) for name, members in ORDERED.items() if len(found := _ids(known, members)) >= 4
+        )
         return cls(
             np.array(chosen[:N_TOKENS], dtype=np.int64),
             "capitalised words" if enough else "frequent words",
@@ -91,7 +93,10 @@ def token_writes(model: LanguageModel, tokens: Int[np.ndarray, " token"], first:
 
 
 def ranked(
-    writes: Float[Tensor, "item d_model"], targets: Int[Tensor, " item"], to_logits: Float[Tensor, "d_model vocab"], k: int
+    writes: Float[Tensor, "item d_model"],
+    targets: Int[Tensor, " item"],
+    to_logits: Float[Tensor, "d_model vocab"],
+    k: int,
 ) -> tuple[Bool[Tensor, " item"], Bool[Tensor, " item"]]:
     """Whether each target is among the k highest, and among the k lowest, of its write's logits. Exact.
 
@@ -105,16 +110,18 @@ def ranked(
     for sign, screened in ((1.0, above), (-1.0, below)):
         hit = torch.zeros_like(alive)
         left = torch.nonzero(alive & (screened < k))[:, 0]
-        for part in left.split(_CHUNK) if len(left) else ():
+        for part in torch.split(left, _CHUNK) if len(left) else ():
             hit[part] = _beyond(sign * writes[part], sign * own[part], to_logits)[0] < k
         out.append(hit)
     return out[0], out[1]
 
 
 def _beyond(
-    writes: Float[Tensor, "item d_model"], own: Float[Tensor, " item"], to_logits: Float[Tensor, "d_model token"]
+    writes: Float[Tensor, "item d_model"],
+    own: Float[Tensor, " item"],
+    to_logits: Float[Tensor, "d_model token"],
 ) -> tuple[Int[Tensor, " item"], Int[Tensor, " item"]]:
-    """How many tokens have a higher, and a lower, logit than `own`, beyond rounding (so that a token never beats itself)."""
+    """How many tokens have a higher, and a lower, logit than `own`, beyond rounding: no token beats itself."""
     margin = 1e-5 * own.abs()
     counts = []
     for start in range(0, len(writes), _CHUNK):
@@ -178,7 +185,9 @@ def _one_list(
     logits = torch.cat([w @ directions for w in token_writes(model, ids, first)], 1).double().cpu().numpy()
     best = logits.argmax(-1)  # [token head]
     own, following = np.arange(m)[:, None], np.arange(1, m)[:, None]
-    raised = np.take_along_axis(logits[:-1], following[:, :, None], 2) > np.take_along_axis(logits[:-1], own[:-1, :, None], 2)
+    raised = np.take_along_axis(logits[:-1], following[:, :, None], 2) > np.take_along_axis(
+        logits[:-1], own[:-1, :, None], 2
+    )
     generator = np.random.default_rng(seed)
     shuffled = np.zeros((m - 1, best.shape[1]))
     for _ in range(20):

@@ -13,7 +13,15 @@ import numpy as np
 
 from autointerp.evidence.detector_classes import CLASSES
 from autointerp.evidence.detector_measure import Measured, PerHead
-from autointerp.evidence.detector_readings import CLASS_LIFT, Data, Kind, class_gate, highest, readings, row_mean
+from autointerp.evidence.detector_readings import (
+    CLASS_LIFT,
+    Data,
+    Kind,
+    class_gate,
+    highest,
+    readings,
+    row_mean,
+)
 from autointerp.evidence.detector_targets import OFFSETS
 from autointerp.records import Head, Reading
 
@@ -40,7 +48,8 @@ def repeat_readings(context: Context, real: Found, null: Sequence[Found]) -> Col
     """Detectors on repeated random tokens."""
     fixed = context.chosen("T")
     out = [
-        _plain(context, Kind(name, "repeats", fixed, context.more.get(name, {})), real, null) for name in _REPEATS
+        _plain(context, Kind(name, "repeats", fixed, context.more.get(name, {})), real, null)
+        for name in _REPEATS
     ]
     return [*out, _offsets(context, "repeats", real, null)]
 
@@ -114,7 +123,9 @@ def _pick(measured: Sequence[Measured], best: np.ndarray) -> Measured:
 def _punctuation(context: Context, real: Found, null: Sequence[Found]) -> list[Reading]:
     found = real["punctuation"]
     value, uniform, expected = (row_mean(x) for x in (found.value, found.uniform, found.more["expected"]))
-    kind = Kind("punctuation", "text", {}, _lift(value, expected), class_gate(value, uniform, expected), CLASS_LIFT)
+    kind = Kind(
+        "punctuation", "text", {}, _lift(value, expected), class_gate(value, uniform, expected), CLASS_LIFT
+    )
     return _plain(context, kind, real, null)
 
 
@@ -126,12 +137,16 @@ def _lift(value: PerHead, expected: PerHead) -> dict[str, PerHead]:
 def _classes(context: Context, real: Found, null: Sequence[Found]) -> list[Reading]:
     """The class that takes most of each head's attention beyond what its positions would give."""
     parts = [real[f"class/{name}"] for name in CLASSES]
-    values, expected = ([row_mean(x) for x in xs] for xs in ([p.value for p in parts], [p.more["expected"] for p in parts]))
+    values, expected = (
+        [row_mean(x) for x in xs] for xs in ([p.value for p in parts], [p.more["expected"] for p in parts])
+    )
     best = _best([v - e for v, e in zip(values, expected, strict=True)])
     nulls = np.stack([_class_null(context, null, name) for name in CLASSES])
     heads = np.arange(len(best))
     picked = _pick(parts, best)
-    value, uniform, positional = (row_mean(x) for x in (picked.value, picked.uniform, picked.more["expected"]))
+    value, uniform, positional = (
+        row_mean(x) for x in (picked.value, picked.uniform, picked.more["expected"])
+    )
     kind = Kind(
         "token_class",
         "text",
@@ -141,7 +156,10 @@ def _classes(context: Context, real: Found, null: Sequence[Found]) -> list[Readi
         CLASS_LIFT,
     )
     found = readings(kind, picked, nulls[best, heads], context.seed)
-    return [r.model_copy(update={"detail": {"class": CLASSES[b], **r.detail}}) for r, b in zip(found, best, strict=True)]
+    return [
+        r.model_copy(update={"detail": {"class": CLASSES[b], **r.detail}})
+        for r, b in zip(found, best, strict=True)
+    ]
 
 
 def _class_null(context: Context, null: Sequence[Found], name: str) -> PerHead:

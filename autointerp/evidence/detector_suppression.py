@@ -2,9 +2,9 @@
 
 1. P(d): sources before d whose token is among the 10 likeliest when the residual stream that enters the head's layer
    is read through the final norm and the unembedding.
-2. Value: mean share of the sources in P(d) minus the mean share, at the same distance bucket of the same row, of
-   sources that are not in P(d); its lift is that difference over the second.
-3. `lowered`: the fraction of those sources whose own token the head's write lowers (centred, frozen scale).
+2. Value: mean share of the sources in P(d) minus that of the sources not in P(d) at the same distance bucket of the
+   same row; its lift is the value over the latter.
+3. `lowered`: the fraction of those sources whose own token the head's write lowers (centred logits).
 
 It does not compute the CSPA fraction, which needs one ablation a head.
 """
@@ -19,12 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from autointerp.errors import ModelError
 from autointerp.evidence.buckets import membership
 from autointerp.evidence.detector_classes import counted_rows
 from autointerp.evidence.detector_data import TextRows
 from autointerp.evidence.detector_measure import Measured
 from autointerp.evidence.rows import TAU, Masks
 from autointerp.model import LanguageModel, Layer, Readout
+from autointerp.model.language_model import HookFunction
 
 PREDICTED = 10
 ROWS_PER_DOCUMENT = 16
@@ -42,7 +44,10 @@ class _Found:
 
 
 def measure_suppression(
-    model: LanguageModel, readout: Readout, text: TextRows, fed: tuple[Int[np.ndarray, "row pos"], Sets] | None = None
+    model: LanguageModel,
+    readout: Readout,
+    text: TextRows,
+    fed: tuple[Int[np.ndarray, "row pos"], Sets] | None = None,
 ) -> tuple[Measured, Sets]:
     """`copy_suppression` on a few windows (at most 16 rows of each), and the sets P.
 
@@ -52,8 +57,8 @@ def measure_suppression(
     lengths = torch.from_numpy(np.asarray(text.lengths, dtype=np.int64)).to(ids.device)
     reader = _Reader(model, readout, Masks.of(ids, lengths, model.special_ids), ids)
     found = _Found(sets=[] if fed is None else fed[1])
-    hooks = [] if fed is not None else [
-        (f"blocks.{n}.hook_resid_pre", lambda x, hook: found.sets.append(reader.predicted(x)))
+    hooks: list[tuple[str, HookFunction]] = [] if fed is not None else [
+        (f"blocks.{n}.hook_resid_pre", _keeper(reader, found.sets))
         for n in range(model.n_layers)
     ]  # fmt: skip
     with model.hooks(hooks):
@@ -61,7 +66,16 @@ def measure_suppression(
     inside, outside, lowered = (
         torch.cat(parts, 1).double().cpu().numpy() for parts in (found.inside, found.outside, found.lowered)
     )
-    return Measured(inside - outside, outside, {"predicted": inside, "matched": outside, "lowered": lowered}), found.sets
+    return Measured(
+        inside - outside, outside, {"predicted": inside, "matched": outside, "lowered": lowered}
+    ), found.sets
+
+
+def _keeper(reader: _Reader, sets: Sets) -> HookFunction:
+    def keep(residual: Tensor, hook: Any) -> None:
+        sets.append(reader.predicted(residual))
+
+    return keep
 
 
 class _Reader:
@@ -70,12 +84,13 @@ class _Reader:
         size = ids.shape[1]
         self._rows = _spread(masks.rows, ROWS_PER_DOCUMENT)
         positions = torch.arange(size, device=ids.device)
-        self._earlier = (positions[None, :] < positions[:, None]) & masks.allowed[:, None, :] & self._rows[:, :, None]
+        self._earlier = (
+            (positions[None, :] < positions[:, None]) & masks.allowed[:, None, :] & self._rows[:, :, None]
+        )
         self._distance = (positions[:, None] - positions[None, :]).clamp_min(0)
         self._buckets = torch.from_numpy(membership(size)).float().to(ids.device)
-        self._scale = readout.scale(model.final_states(ids)[0].flatten(0, 1)).reshape(ids.shape)
 
-    def predicted(self, residual: Tensor, *_: Any) -> Bool[Tensor, "row dst src"]:
+    def predicted(self, residual: Float[Tensor, "row pos d_model"]) -> Bool[Tensor, "row dst src"]:
         """P: earlier sources whose token is among the likeliest at the destination."""
         model = self._model
         chosen = torch.nonzero(self._rows)
@@ -88,13 +103,22 @@ class _Reader:
         return out & self._earlier
 
     def read(self, layer: Layer, found: _Found) -> None:
+        if len(found.sets) <= layer.index:
+            raise ModelError(
+                f"{self._model.name} does not show the stream that enters layer {layer.index} (hook_resid_pre), so copy "
+                "suppression cannot be measured; its reading is left undefined."
+            )
         chosen = found.sets[layer.index]
         mass, valid, _ = counted_rows(layer.pattern.float(), self._masks)
         shares = layer.pattern.float() * (valid / mass.clamp_min(TAU))[..., None]
         other = self._matched(shares, self._earlier & ~chosen)
         cells = (chosen[:, None] & valid[..., None] & ~torch.isnan(other)).float()
         count = cells.sum((2, 3))
-        for values, into in ((shares, found.inside), (other.nan_to_num(), found.outside), (self._lowers(layer), found.lowered)):
+        for values, into in (
+            (shares, found.inside),
+            (other.nan_to_num(), found.outside),
+            (self._lowers(layer), found.lowered),
+        ):
             mean = (values * cells).sum((2, 3)) / count.clamp_min(1)
             into.append(torch.where(count > 0, mean, torch.nan))
 

@@ -46,7 +46,9 @@ class Targets:
         return torch.where(self.present, (self.cells.sum(-1) * even).sum(-1), torch.nan)
 
 
-def positional_masks(real: Bool[Tensor, "row pos"], start: int, largest: int) -> dict[str, Bool[Tensor, "row dst src"]]:
+def positional_masks(
+    real: Bool[Tensor, "row pos"], start: int, largest: int
+) -> dict[str, Bool[Tensor, "row dst src"]]:
     """previous, current and first token, and offsets up to `largest`; `start`: position of the first token of text."""
     size = real.shape[1]
     dst, src = _axes(size, real.device)

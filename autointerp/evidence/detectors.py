@@ -13,6 +13,7 @@ Not here: s_inhibition and decoy (circuit studies), cspa_fraction (one ablation 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,6 +57,7 @@ __all__ = [
     "DetectorInputs", "DetectorSpec", "TextRows", "labels_of", "ordinary_pool", "repeated_rows", "run_detectors",
 ]  # fmt: skip
 
+LARGE = 20_000_000
 CONTENT = ("duplicate_token", "induction")
 LABEL_OF = {"anti_copying": "copy_suppression"}  # the label of its own name otherwise
 UNLABELLED = ("relation", "relation_suppression")
@@ -74,10 +76,19 @@ class DetectorSpec:
     n_text: int = 96
     n_delimiters: int = 16
     n_prefix: int = 6
+    n_effect: int = 12  # sequences for the copying half of induction
     n_suppression: int = 24  # windows, of at most 16 rows each
     null_sequences: int = 12
     null_text: int = 24
     n_twins: int | None = None
+
+    @classmethod
+    def sized(cls, model: LanguageModel, seed: int = 0) -> DetectorSpec:
+        """The default, or fewer rows of everything but the repeats where forwards are dear (20 million weights)."""
+        weights = sum(p.numel() for p in model.bridge.original_model.parameters())
+        if weights < LARGE:
+            return cls(seed)
+        return cls(seed, n_text=40, n_prefix=4, n_effect=6, n_suppression=12, null_sequences=8, null_text=12)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ def run_detectors(
     A detector whose data this vocabulary or context cannot give (no bracket among its tokens, a pool of fewer than 4
     ids) has NaN readings that do not fire. Raises BadInput without text.
     """
-    spec = spec or DetectorSpec()
+    spec = spec or DetectorSpec.sized(model)
     if not len(inputs.text.lengths) or inputs.text.ids.shape[1] < 2:
         raise BadInput(
             f"the detectors got {len(inputs.text.lengths)} windows of text; they need at least one of 2 ids or more. "
@@ -132,7 +143,11 @@ def labels_of(readings: Sequence[Reading]) -> tuple[str, ...]:
     best: dict[str, tuple[int, float]] = {}
     names = {r.name for r in readings if r.fires}
     for reading in readings:
-        same = reading.name == "token_class" and reading.detail.get("class") == "punctuation" and "punctuation" in names
+        same = (
+            reading.name == "token_class"
+            and reading.detail.get("class") == "punctuation"
+            and "punctuation" in names
+        )
         if not reading.fires or same or reading.name in UNLABELLED:
             continue
         label = LABEL_OF.get(reading.name, reading.name)
@@ -176,7 +191,9 @@ class _Setting:
         """Repeated rows, or None where the pool or the context is too small for four different tokens."""
         if self.length < 4:
             return None
-        return repeated_rows(self._inputs.pool, self.length, self._spec.n_sequences, self._spec.seed, self._bos)
+        return repeated_rows(
+            self._inputs.pool, self.length, self._spec.n_sequences, self._spec.seed, self._bos
+        )
 
     @cached_property
     def delimiters(self) -> DelimiterRows | None:
@@ -200,7 +217,9 @@ class _Setting:
         out = _Run({} if repeats is None else measure_repeats(model, repeats, self.length), {}, {})
         out.text = measure_text(model, self._plan(text, positional=full))
         if delimiters is not None:
-            out.text |= measure_delimiters(model, delimiters if full else delimiters.some(spec.null_sequences))
+            out.text |= measure_delimiters(
+                model, delimiters if full else delimiters.some(spec.null_sequences)
+            )
         if full and repeats is not None:
             out.more["induction"] = prefix_curve(
                 model, inputs.pool, spec.n_prefix, np.random.default_rng([spec.seed, 2])
@@ -219,11 +238,12 @@ class _Setting:
             out.output |= measure_copying(model, readout, self.words)
         out.output |= measure_relations(model, readout, self.words)
         out.output |= measure_successor(model, readout, self.words, spec.seed)
-        text = self.text.some(spec.n_suppression if full else spec.n_suppression // 4)
-        out.text["copy_suppression"], out.sets = measure_suppression(model, readout, text)
         if full and self.repeats is not None:
-            half = copying_half(model, readout, self.repeats[: spec.null_sequences], self.length)
+            half = copying_half(model, readout, self.repeats[: spec.n_effect], self.length)
             out.more["induction"]["copy_logit"] = half
+        text = self.text.some(spec.n_suppression if full else spec.n_suppression // 3)
+        with suppress(ModelError):  # an architecture that does not show its residual stream has no such reading
+            out.text["copy_suppression"], out.sets = measure_suppression(model, readout, text)
 
     def shuffled(self, model: LanguageModel, real: _Run) -> _Run:
         """The content detectors with tokens in random order, at the cells of the real order."""
@@ -237,7 +257,9 @@ class _Setting:
         text = self.text.some(spec.null_text)
         fed = shuffled_rows(text.ids, text.lengths, generator, self._bos)
         found = measure_text(model, self._plan(text, fed))
-        out.text = {n: m for n, m in found.items() if n in (*CONTENT, "punctuation") or n.startswith("class/")}
+        out.text = {
+            n: m for n, m in found.items() if n in (*CONTENT, "punctuation") or n.startswith("class/")
+        }
         if self.delimiters is not None:
             some = self.delimiters.some(spec.null_sequences)
             fed = shuffled_rows(some.ids, np.full(len(some.ids), some.ids.shape[1]), generator, self._bos)

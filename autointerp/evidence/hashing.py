@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int, UInt64
 
@@ -14,10 +16,10 @@ def mix(x: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
         x = x + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-def document_keys(doc_ids: list[str]) -> UInt64[np.ndarray, " doc"]:
+def document_keys(doc_ids: Sequence[str]) -> UInt64[np.ndarray, " doc"]:
     """The first 64 bits of each document's sha256 id."""
     return np.array([int(doc_id[:16], 16) for doc_id in doc_ids], dtype=np.uint64)
 

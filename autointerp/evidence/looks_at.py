@@ -24,8 +24,9 @@ from autointerp.evidence.looks_at_table import LooksAtFilter, LooksAtRow, LooksA
 from autointerp.evidence.pairs import row_pairs
 from autointerp.evidence.prompt_spans import LooksAtPrompt, Placed, place
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
+from autointerp.intervals import clopper_pearson, mean_intervals
 from autointerp.model import LanguageModel, Layer
-from autointerp.scoring.bootstrap import Resamples, clopper_pearson, ratio_interval
+from autointerp.records import Head
 
 MEASURES = (
     "hit",
@@ -63,9 +64,9 @@ def looks_at(
         raise BadInput(f"none of the {len(prompts)} prompts is usable: {missing[0]}. Correct the spans.")
     output = [OutputGeometry.of(model, layer) for layer in range(model.n_layers)]
     measured = np.stack([_measure(model, output, prompt) for prompt in usable], axis=1)
-    resamples = Resamples.of(len(usable), seed)
-    heads = range(model.n_layers * model.n_heads)
-    rows = [_summary(model, head, measured[:, :, head], usable, (missing, resamples)) for head in heads]
+    spread = np.stack([mean_intervals(measured[MEASURES.index(name)], seed) for name in ("mass", "margin")], axis=1)
+    heads = [Head(layer=n, index=h) for n in range(model.n_layers) for h in range(model.n_heads)]
+    rows = [_summary(h, measured[:, :, n], spread[n], usable, missing) for n, h in enumerate(heads)]
     title = f"heads that look from the destination to the source in {len(usable)} of {len(prompts)} prompts"
     return LooksAtTable.of(rows, title, filters or LooksAtFilter())
 
@@ -118,43 +119,39 @@ def _largest(attn: Tensor, where: Bool[Tensor, " src"]) -> Tensor:
 
 
 def _summary(
-    model: LanguageModel,
-    head: int,
+    head: Head,
     measured: Float64[np.ndarray, "measure prompt"],
+    spread: Float64[np.ndarray, "2 3"],
     prompts: list[Placed],
-    rest: tuple[list[str], Resamples],
+    missing: list[str],
 ) -> LooksAtRow:
-    missing, resamples = rest
     values = dict(zip(MEASURES, measured, strict=True))
     used = ~np.isnan(values["hit"])
-    n, hits = int(used.sum()), int(np.nansum(values["hit"]))
-    low, high = clopper_pearson(hits, n) if n else (np.nan, np.nan)
+    n = int(used.sum())
+    low, high = clopper_pearson(int(np.nansum(values["hit"])), n)
     resting = [
         f"{p.id}: {kept:.3g} of the attention is off the sink"
         for p, kept, ok in zip(prompts, values["kept"], used, strict=True)
         if not ok
     ]
-    mass, margin = (
-        ratio_interval(np.where(used, values[name], 0.0), used.astype(float), resamples)
-        for name in ("mass", "margin")
-    )
+    (mass, mass_low, mass_high), (margin, margin_low, margin_high) = spread.tolist()
     return LooksAtRow(
-        head=f"L{head // model.n_heads}H{head % model.n_heads}",
-        layer=head // model.n_heads,
-        index=head % model.n_heads,
+        head=str(head),
+        layer=head.layer,
+        index=head.index,
         n=n,
         n_excluded=len(missing) + len(resting),
         rate=_mean(values["hit"]),
         ci_low=low,
         ci_high=high,
         rate_raw=_mean(values["hit_raw"]),
-        mass_mean=mass.value,
-        mass_ci_low=mass.low,
-        mass_ci_high=mass.high,
+        mass_mean=mass,
+        mass_ci_low=mass_low,
+        mass_ci_high=mass_high,
         multiple_mean=_mean(values["multiple"]),
-        margin_mean=margin.value,
-        margin_ci_low=margin.low,
-        margin_ci_high=margin.high,
+        margin_mean=margin,
+        margin_ci_low=margin_low,
+        margin_ci_high=margin_high,
         rank_mean=_mean(values["rank"]),
         distractor_mass=_mean(values["distractor"]),
         contribution_share_mean=_mean(values["contribution_share"]),

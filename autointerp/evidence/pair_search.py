@@ -14,7 +14,7 @@ from torch import Tensor
 from autointerp.errors import BadInput
 from autointerp.evidence.cells import Best, Cell, Row
 from autointerp.evidence.head_windows import Expectation, HeadReader, HeadWindow
-from autointerp.evidence.pairs import N_MIN, position_lift, source_flags
+from autointerp.evidence.pairs import N_MIN, expected_share, position_lift, source_flags
 from autointerp.evidence.rows import TAU
 from autointerp.evidence.table import PairRow, PairTable
 from autointerp.evidence.windows import Window
@@ -140,7 +140,8 @@ class PairSearch:
             raise BadInput("there are no windows to read (0 texts). Give at least one text.")
         expected = self._expectation.result() if self._expected is None else self._expected
         cells = self._best.result()
-        rows = tuple(self._row(rank, cell, expected) for rank, cell in enumerate(cells, 1))
+        lifts = _position_lifts(cells, expected.cpu())
+        rows = tuple(self._row(*found) for found in zip(range(1, len(cells) + 1), cells, lifts, strict=True))
         notes = [SINK_RULE]
         if len(rows) < self._best.n:
             rest = f"no further pair of the {self._population} may stand beside them"
@@ -148,13 +149,11 @@ class PairSearch:
         name = f"{self._reader.head}: {title.format(n=len(rows), population=self._population)}{self._tokens}"
         return PairTable(rows, name, definition, self._population, tuple(notes))
 
-    def _row(self, rank: int, cell: Cell, expected: Float[Tensor, "row_bucket bucket"]) -> PairRow:
+    def _row(self, rank: int, cell: Cell, lift: float) -> PairRow:
         model, window = self._reader.model, cell.row.window
         dst, src = cell.row.dst, cell.src
         ids = window.ids.tolist()
         flags = source_flags(ids, dst, src, model.strings, model.special_ids)
-        share = torch.full((1, dst + 1), cell.values["share"], dtype=torch.float64)
-        lift = position_lift(share, torch.tensor([dst]), expected.cpu())[0, src]
         special = set(model.special_ids)
         return PairRow(
             rank=rank,
@@ -166,7 +165,7 @@ class PairSearch:
             src_token=model.strings[ids[src]],
             distance=dst - src,
             **cell.values,
-            position_lift=float(lift),
+            position_lift=lift,
             sink_mass=cell.row.sink_mass,
             n_allowed=cell.row.n_allowed,
             flags=" ".join((*flags.names, f"n_occurrences={flags.n_occurrences}")),
@@ -175,6 +174,15 @@ class PairSearch:
             pattern=tuple(cell.row.attn.tolist()),
             sinks=tuple(p for p in range(dst + 1) if p == 0 or ids[p] in special),
         )
+
+
+def _position_lifts(cells: list[Cell], expected: Float[Tensor, "row_bucket bucket"]) -> list[float]:
+    dst = torch.tensor([cell.row.dst for cell in cells], dtype=torch.long)
+    src = torch.tensor([cell.src for cell in cells], dtype=torch.long)
+    share = torch.tensor([cell.values["share"] for cell in cells], dtype=torch.float64)
+    wanted = expected_share(expected, dst, dst - src)
+    lifts: list[float] = torch.where(wanted > 0, share / wanted, torch.nan).tolist()
+    return lifts
 
 
 def _cell(seen: HeadWindow, order: tuple[float, str, int, int, int], lift: float) -> Cell:

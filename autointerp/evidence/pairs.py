@@ -138,18 +138,24 @@ def position_lift(
     `expected` is one head of `FirstPass.expected_share()`; a row's length is its `dst`. NaN without one.
     """
     position = torch.arange(share.shape[1], device=share.device)
-    row_bucket = _buckets(dst)[:, None]
-    bucket = _buckets(dst[:, None] - position)
+    distance = dst[:, None] - position
+    wanted = expected_share(expected.to(share.device), dst[:, None].expand_as(distance), distance)
+    return torch.where(wanted > 0, share.double() / wanted, torch.nan)
+
+
+def expected_share(
+    expected: Float[Tensor, "row_bucket bucket"], dst: Int[Tensor, "*pair"], distance: Int[Tensor, "*pair"]
+) -> Float[Tensor, "*pair"]:
+    """Look up the expectation of pairs; NaN where there is none, or the table is too small."""
+    row_bucket, bucket = _buckets(dst), _buckets(distance)
     fits = (row_bucket < expected.shape[0]) & (bucket < expected.shape[1])
-    last = torch.tensor(expected.shape, device=share.device) - 1
-    table = expected.to(device=share.device, dtype=torch.float64)
-    wanted = table[row_bucket.clamp_max(last[0]).expand_as(bucket), bucket.clamp_max(last[1])]
-    return torch.where(fits & (wanted > 0), share.double() / wanted, torch.nan)
+    rows, columns = row_bucket.clamp_max(expected.shape[0] - 1), bucket.clamp_max(expected.shape[1] - 1)
+    return torch.where(fits, expected.double()[rows, columns], torch.nan)
 
 
 def _buckets(distance: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """Bucket numbers; negative distances (later sources, never used) count as 0."""
-    found = bucket_of(np.arange(max(int(distance.max()) + 1, 1)))
+    found = bucket_of(np.arange(max(int(distance.max()) + 1, 1) if distance.numel() else 1))
     return torch.as_tensor(found, device=distance.device)[distance.clamp_min(0)]
 
 

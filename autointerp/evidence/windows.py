@@ -17,7 +17,6 @@ from autointerp.corpus.windows import Document, cut_windows, documents_of
 from autointerp.errors import BadInput
 from autointerp.model import LanguageModel
 
-
 DEFAULT_CONTEXT = 128
 
 

@@ -13,12 +13,13 @@ from typing import Any
 from autointerp.errors import BadInput, PredicateError
 from autointerp.explain.outcome import Explanation
 from autointerp.explain.view import drop_examples, evidence_view
-from autointerp.llm import Answer, Capabilities, ChatModel, ChatRequest, ask, estimate_prompt
+from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask, estimate_prompt
 from autointerp.predicate import parse
 from autointerp.prompting import Prompt, Templates
 from autointerp.records import LABELS, Description, Evidence, Failure, Provenance
 
 MAX_PROMPT_TOKENS = 12_000
+SHRINKS, SHRINK = 6, 0.6  # how often, and to what, a prompt that the server finds too long is cut
 TEMPLATE, REPAIR = "explain", "repair"
 
 
@@ -96,24 +97,35 @@ class LanguageExplainer:
         self._templates, self._settings = templates, settings
 
     async def explain(self, evidence: Evidence) -> Explanation:
-        try:
-            prompt, notes = explain_prompt(evidence, self._templates, self._settings, self._capabilities.context)
-        except BadInput as error:
-            failure = Failure(stage="explain", reason=str(error))
-            return Explanation(outcome=failure, provenance=Provenance(explainer="llm"))
-        reader = _ReplyReader()
-        answer = await ask(
+        context = self._capabilities.context
+        for _ in range(SHRINKS):
+            try:
+                prompt, notes = explain_prompt(evidence, self._templates, self._settings, context)
+            except BadInput as error:
+                failure = Failure(stage="explain", reason=str(error))
+                return Explanation(outcome=failure, provenance=Provenance(explainer="llm"))
+            reader = _ReplyReader()
+            answer = await self._ask(prompt, evidence, reader)
+            if not isinstance(answer, Failure) or answer.stage != CONTEXT:
+                break
+            # Tokenizers differ: what we took for short enough was not. Nothing was answered, so nothing is lost.
+            context = int(SHRINK * min(context or MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS + self._settings.max_tokens))
+        dropped = tuple(Failure(stage="examples", reason=note) for note in notes)
+        if isinstance(answer, Failure):
+            return self._failed(answer, reader, prompt, dropped)
+        provenance = self._provenance(prompt, answer)
+        return Explanation(outcome=answer.value, provenance=provenance, failures=dropped)
+
+    async def _ask(
+        self, prompt: Prompt, evidence: Evidence, reader: _ReplyReader
+    ) -> Answer[Description] | Failure:
+        return await ask(
             self._chat,
             self._request(prompt, str(evidence.head)),
             reader.read,
             lambda reason: self._templates.render(REPAIR, {"reason": reason}).messages[-1]["content"],
             self._capabilities,
         )
-        dropped = tuple(Failure(stage="examples", reason=note) for note in notes)
-        if isinstance(answer, Failure):
-            return self._failed(answer, reader, prompt, dropped)
-        provenance = self._provenance(prompt, answer)
-        return Explanation(outcome=answer.value, provenance=provenance, failures=dropped)
 
     def _failed(
         self, failure: Failure, reader: _ReplyReader, prompt: Prompt, notes: tuple[Failure, ...]

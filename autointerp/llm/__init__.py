@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autointerp.llm.ask import Answer, ask, fitted
+from autointerp.llm.ask import CONTEXT, Answer, ask, fitted
 from autointerp.llm.budget import (
     Budget,
     BudgetedChat,
@@ -29,6 +29,7 @@ from autointerp.llm.request import (
 from autointerp.llm.transport import ClientOptions, is_loopback
 
 __all__ = [
+    "CONTEXT",
     "Answer",
     "Budget",
     "BudgetedChat",

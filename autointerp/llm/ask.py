@@ -20,6 +20,7 @@ from autointerp.llm.extract import parse_reply
 from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, ReplyFormat, Usage
 from autointerp.records import Failure
 
+CONTEXT = "context"  # stage of a Failure whose prompt was too long: a shorter one may do
 RAW_KEPT = 20_000  # characters of a raw reply in a Failure
 SHOWN_BACK = 4_000  # characters of a bad reply in the repair request
 WEAKER: dict[ReplyFormat, ReplyFormat] = {"schema": "object", "object": "text"}
@@ -52,7 +53,7 @@ async def ask(
     """Ask for a JSON object that `parse` accepts (it raises ValueError with what is wrong).
 
     `repair_prompt` turns that reason into the user message of a repair. A Failure has the request's purpose
-    as its stage. ServerError and BudgetExceeded pass through.
+    as its stage, or CONTEXT where the prompt did not fit. ServerError and BudgetExceeded pass through.
     """
     replies: list[ChatReply] = []
     reason = ""
@@ -61,6 +62,8 @@ async def ask(
     for turn in range(repairs + 1):
         try:
             sent, reply = await _complete(chat, current, request)
+        except ContextOverflow as error:
+            return _failure(request.changed(purpose=CONTEXT), str(error), replies)
         except ChatFailed as error:
             return _failure(
                 request, str(error) if not reason else f"{error} (in a repair; before: {reason})", replies

@@ -6,7 +6,7 @@ through hooks that live only inside a `with` block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,11 +73,13 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.bridge.original_model.parameters())).device
+        found: torch.device = next(iter(self.bridge.original_model.parameters())).device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.bridge.original_model.parameters())).dtype
+        found: torch.dtype = next(iter(self.bridge.original_model.parameters())).dtype
+        return found
 
     @property
     def soft_cap(self) -> float:
@@ -157,9 +159,9 @@ class LanguageModel:
     # -- running ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def hooks(self, hooks: list[tuple[str, HookFunction]]) -> Iterator[None]:
+    def hooks(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
         """Hooks by name, removed on the way out, after exceptions too."""
-        with torch.no_grad(), self.bridge.hooks(fwd_hooks=hooks):
+        with torch.no_grad(), self.bridge.hooks(fwd_hooks=list(hooks)):
             yield
 
     def forward_base(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos width"]:
@@ -177,9 +179,9 @@ class LanguageModel:
         """Logits of the whole model, float32."""
         original = self.bridge.original_model
         with torch.no_grad():
-            if not hasattr(original, "base_model"):
-                return self.bridge(ids).float()
-            return original(ids, use_cache=False).logits.float()
+            plain = self.bridge(ids) if not hasattr(original, "base_model") else original(ids, use_cache=False).logits
+        found: Tensor = plain.float()
+        return found
 
     def final_states(
         self, ids: Int[Tensor, "batch pos"]

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from autointerp.evidence.collect import first_windows
-from autointerp.evidence.detectors import repeat_length, repeated_rows
+from autointerp.evidence.detector_data import repeat_length, repeated_rows
 from autointerp.model import LanguageModel
 from autointerp.pipeline.inputs import Inputs
 from autointerp.records import Domain

@@ -79,7 +79,7 @@ def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = No
     """The chat model that a run or `check-server` talks to."""
     client = ClientOptions(
         base_url=config.base_url,
-        api_key=settings.api_key,
+        api_key=settings.api_key.get_secret_value() if settings.api_key else "",
         timeout=settings.timeout,
         retry_base=settings.retry_base,
     )

@@ -176,7 +176,7 @@ def _bisect(rising: Callable[[float], float]) -> float:
     return (low + high) / 2
 
 
-def _beta_cdf(x: float, a: float, b: float) -> float:
+def _beta_cdf(x: float, a: int, b: int) -> float:
     """Regularised incomplete beta function I_x(a, b), by its continued fraction (modified Lentz)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)

@@ -80,9 +80,9 @@ def score_first_token(
 
 
 def _f1(sums: dict[str, np.ndarray]) -> np.ndarray:
-    return 2 * sums["tp"] / np.maximum(sums["tp"] + sums["fp"] + sums["positives"], 1e-12)
+    return np.asarray(2 * sums["tp"] / np.maximum(sums["tp"] + sums["fp"] + sums["positives"], 1e-12))
 
 
 def _always(sums: dict[str, np.ndarray]) -> np.ndarray:
     share = sums["positives"] / np.maximum(sums["positives"] + sums["negatives"], 1e-12)
-    return 2 * share / (1 + share)
+    return np.asarray(2 * share / (1 + share))

@@ -29,6 +29,7 @@ PEARSON_SUMS = ("w", "we", "wa", "wee", "waa", "wea")
 _CONSTANT = 1e-12  # a variance below this part of the mean square is rounding
 
 Items = Shaped[np.ndarray, " item"]
+Kept = Float64[np.ndarray, " kept"]
 Counts = Real[np.ndarray, "*shape"]
 Numbers = Float64[np.ndarray, "*shape"]
 
@@ -215,7 +216,7 @@ def chance_lines(
     }
 
 
-def _items(e: Items, a: Items, w: Items | None) -> tuple[Items, Items, Items]:
+def _items(e: Items, a: Items, w: Items | None) -> tuple[Kept, Kept, Kept]:
     """The three as float64, without items of weight 0; raises BadInput for what is no item list."""
     e, a = np.asarray(e, dtype=np.float64), np.asarray(a, dtype=np.float64)
     w = np.ones_like(a) if w is None else np.asarray(w, dtype=np.float64)

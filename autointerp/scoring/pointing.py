@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
-from autointerp.llm import Capabilities, ChatModel, ChatRequest, ask
+from autointerp.llm import CONTEXT, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.model import LanguageModel, Layer
 from autointerp.prompting import Templates
 from autointerp.records import Control, Description, Failure, Head, Score, Unscored
@@ -155,6 +155,21 @@ class Pointer:
         return hits
 
     async def _once(
+        self, head: Head, description: Description, items: list[PointingItem], purpose: str, repeat: int
+    ) -> Float[np.ndarray, " item"] | Failure:
+        """Hits of one repeat; items that do not fit the server's context together are asked in halves."""
+        found = await self._call(head, description, items, purpose, repeat)
+        if not isinstance(found, Failure) or found.stage != CONTEXT or len(items) < 2:
+            return found
+        halves: list[Float[np.ndarray, " item"]] = []
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            half = await self._once(head, description, part, purpose, repeat)
+            if isinstance(half, Failure):
+                return half
+            halves.append(half)
+        return np.concatenate(halves)
+
+    async def _call(
         self, head: Head, description: Description, items: list[PointingItem], purpose: str, repeat: int
     ) -> Float[np.ndarray, " item"] | Failure:
         rng = np.random.default_rng([self.seed, head.layer, head.index, repeat])

@@ -132,7 +132,7 @@ class _Measure:
         if self.metric == "pearson":
             return np.zeros_like(totals["pairs"])
         share = _divide(totals["positives"], totals["positives"] + totals["negatives"])
-        return 2 * share / (1 + share)
+        return np.asarray(2 * share / (1 + share))
 
     def _sums(self, sums: Sums) -> dict[str, np.ndarray]:
         return {name: self._resamples.counts @ values for name, values in sums.items()}
@@ -229,4 +229,4 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def _zero_nan(values: np.ndarray) -> np.ndarray:
     """A rule that predicts nothing finds nothing: its score is 0 in a comparison."""
-    return np.nan_to_num(values, nan=0.0)
+    return np.asarray(np.nan_to_num(values, nan=0.0))

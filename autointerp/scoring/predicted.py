@@ -61,7 +61,7 @@ class PredictedPairs:
 
     def destinations(self, predicate: str) -> Bool[np.ndarray, "window dst"]:
         """Destinations for which the predicate names a source."""
-        return self.held_out.rows if self.only_sink(predicate) else self.mask(predicate).any(-1)
+        return self.held_out.rows if self.only_sink(predicate) else np.asarray(self.mask(predicate).any(-1))
 
 
 def overlap(masks: Bool[np.ndarray, "predicate window dst src"]) -> Float[np.ndarray, "predicate predicate"]:

@@ -75,15 +75,15 @@ def _read_group(
 ) -> dict[int, _Truth]:
     truth = {layer: _Truth([], [], [], []) for layer in layers}
     outputs = {layer: OutputGeometry.of(model, layer) for layer in layers}
+    scale = float(model.final_states(model.to_ids(held_out.ids[:batch_size]))[0].float().norm(dim=-1).mean())
     for start in range(0, len(held_out.ids), batch_size):
         part = slice(start, start + batch_size)
         ids = model.to_ids(held_out.ids[part])
         lengths = torch.as_tensor(held_out.lengths[part].astype(np.int64), device=ids.device)
         masks = Masks.of(ids, lengths, model.special_ids)
         rows = torch.as_tensor(held_out.rows[part], device=ids.device) & masks.rows
-        scale = float(model.final_states(ids)[0].float().norm(dim=-1).mean()) if start == 0 else scale
 
-        def keep(layer: Layer, masks: Masks = masks, rows: Tensor = rows, scale: float = scale) -> None:
+        def keep(layer: Layer, masks: Masks = masks, rows: Tensor = rows) -> None:
             norms = write_norms(model, layer, outputs[layer.index])
             allowed = masks.allowed[:, None, None, :]
             attention = layer.pattern.float() * allowed
