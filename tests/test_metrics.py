@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autointerp.errors import BadInput
-from autointerp.scoring import bootstrap as b
-from autointerp.scoring import metrics as m
+from autointerp.stats import bootstrap as b
+from autointerp.stats import metrics as m
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ALL = m.HEADLINE_METRICS | m.DETAIL_METRICS

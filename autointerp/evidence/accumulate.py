@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float64, Int, UInt64
 
-from autointerp.scoring.bootstrap import poisson_weights
+from autointerp.stats.bootstrap import poisson_weights
 
 N_RESAMPLES = 256
 RESERVOIR_ROWS = 4096

@@ -20,7 +20,7 @@ from jaxtyping import Bool
 
 from autointerp.evidence.detector_measure import Measured, PerHead, Values
 from autointerp.records import Reading
-from autointerp.scoring.bootstrap import Resamples
+from autointerp.stats.bootstrap import Resamples
 
 Data = Literal["repeats", "text", "parameters"]
 LEAST_LIFT, CLASS_LIFT, POSITION_LIFT, LEAST_SHARE = 5.0, 2.0, 2.0, 0.1

@@ -105,8 +105,8 @@ class _Reader:
     def read(self, layer: Layer, found: _Found) -> None:
         if len(found.sets) <= layer.index:
             raise ModelError(
-                f"{self._model.name} does not show the stream that enters layer {layer.index} (hook_resid_pre), so copy "
-                "suppression cannot be measured; its reading is left undefined."
+                f"{self._model.name} does not show the stream that enters layer {layer.index} (hook_resid_pre), so "
+                "copy suppression cannot be measured; its reading is left undefined."
             )
         chosen = found.sets[layer.index]
         mass, valid, _ = counted_rows(layer.pattern.float(), self._masks)

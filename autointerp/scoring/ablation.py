@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autointerp.model import CleanRun, LanguageModel, clean_run, log_probs, with_changed_z
 from autointerp.records import Head, Interval
-from autointerp.scoring.bootstrap import Resamples, interval
+from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
 
 VOCABULARY_CELLS = 1_500_000  # positions of a window times vocabulary, above which positions are sampled

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from autointerp.model import LanguageModel, Layer
 from autointerp.records import Control, Head, Score, Unscored
-from autointerp.scoring.bootstrap import Resamples, interval
+from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
 

@@ -26,7 +26,7 @@ from autointerp.llm import CONTEXT, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.model import LanguageModel, Layer
 from autointerp.prompting import Templates
 from autointerp.records import Control, Description, Failure, Head, Score, Unscored
-from autointerp.scoring.bootstrap import Resamples, interval
+from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
 

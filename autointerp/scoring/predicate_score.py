@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.records import Control, Score, Unscored
-from autointerp.scoring.bootstrap import Resamples, interval
+from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.tallies import BY_HEAD, BY_PREDICATE, LayerTallies
 
 MIN_DOCUMENTS = 30

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Real, Shaped, UInt64
 
 from autointerp.errors import BadInput
-from autointerp.scoring.metrics import PEARSON_SUMS, f1_from_counts, pearson_from_sums
+from autointerp.stats.metrics import PEARSON_SUMS, f1_from_counts, pearson_from_sums
 
 N_RESAMPLES = 1000
 _LEVEL = 0.95
