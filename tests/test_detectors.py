@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +51,16 @@ from autointerp.evidence.detectors import DetectorInputs, DetectorSpec, labels_o
 from autointerp.model import LanguageModel, Layer, Readout, load_model, random_twin
 from autointerp.predicate.tokens import TokenTable
 from autointerp.records import LABELS, Head, Reading
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny products are slower on several threads, much slower where the cores are taken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 T = 12
 QUICK = DetectorSpec(n_sequences=10, T=T, n_text=12, n_delimiters=6, n_prefix=2, n_effect=3, n_suppression=4,

@@ -116,3 +116,57 @@ def planted(plant: Plant) -> PlantedModel:
 def uniform(size: int) -> Tensor:
     """Attention spread evenly over all positions up to the destination, `[dst src]`."""
     return torch.tril(torch.ones(size, size)) / torch.arange(1, size + 1)[:, None]
+
+
+ROTARY = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma2", "Gemma3", "Phi3", "Olmo2", "GptOss", "Granite")
+ARCHITECTURES = (*ROTARY, "GPT2", "GPTNeoX", "OPT", "Bloom", "GPTNeo")
+_ROTARY_EXTRA: dict[str, dict[str, Any]] = {
+    "Qwen3": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "final_logit_softcapping": 0.4},
+    "Gemma3": {"head_dim": 8},
+    "Phi3": {"pad_token_id": 0},
+    "Olmo2": {"num_key_value_heads": 4},
+    "GptOss": {"head_dim": 8, "intermediate_size": 32, "num_local_experts": 4},
+    "Granite": {"logits_scaling": 4.0},
+}
+
+
+def random_network(architecture: str, size: int, seed: int = 0) -> Any:
+    """A tiny random HuggingFace model: two layers, four heads, d_model 32, `size` embeddings, uneven attention."""
+    import transformers
+
+    model_class = getattr(transformers, f"{architecture}ForCausalLM", None) or transformers.GPT2LMHeadModel
+    config = getattr(transformers, f"{architecture}TextConfig", None) or getattr(transformers, f"{architecture}Config")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = model_class(config(vocab_size=size, **_shape_of(architecture)))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+    network.config.architectures = [model_class.__name__]
+    return network.eval()
+
+
+def _shape_of(architecture: str) -> dict[str, Any]:
+    if architecture == "GPT2":
+        return {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": N_CTX}
+    if architecture == "Bloom":
+        return {"n_layer": 2, "hidden_size": 32, "n_head": 4}
+    if architecture == "GPTNeo":
+        kinds = {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": N_CTX}
+        return {"num_layers": 2, "hidden_size": 32, "num_heads": 4, **kinds}
+    common = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": N_CTX}
+    if architecture == "OPT":
+        return common | {"ffn_dim": 64, "word_embed_proj_dim": 32}
+    if architecture == "GPTNeoX":
+        return common | {"intermediate_size": 64}
+    grouped = {"intermediate_size": 64, "num_key_value_heads": 2}
+    return common | grouped | _ROTARY_EXTRA.get(architecture, {})
+
+
+def boot(network: Any, tokenizer: Any = None, dtype: torch.dtype = torch.float32) -> Any:
+    """A bridge of a HuggingFace model in memory."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    tokenizer = tiny_tokenizer() if tokenizer is None else tokenizer
+    return TransformerBridge.boot_transformers("tiny/any", hf_model=network.to(dtype), tokenizer=tokenizer, dtype=dtype)

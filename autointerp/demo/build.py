@@ -19,12 +19,12 @@ class TrainConfig:
     """Everything that determines the weights (beside library versions and the processor)."""
 
     seed: int = 0
-    n_tokens: int = 8_000_000
+    n_tokens: int = 6_000_000
     batch_tokens: int = 2048
     vocab_size: int = 2600
     tokenizer_documents: int = 6000
     n_ctx: int = 256
-    short_ctx: int = 48
+    short_ctx: int = 32
     short_share: float = 0.35
     d_model: int = 160
     n_layers: int = 4

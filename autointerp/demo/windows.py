@@ -1,16 +1,19 @@
 """Training windows of the demo model: BOS and up to `length - 1` ids of one document, or random ids.
 
 1. Text: documents are tokenised and cut into consecutive pieces; half of the long ones from a random offset.
-2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) ids each followed by a mark
-   that says whether the id occurred before; (c) noise in which short runs come back. They are drawn from ids
-   that occur in text, so that induction and duplicate-token heads hold for any token.
+2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) a run and its mirror image;
+   (c) ids each followed by a mark that says whether the id occurred before; (d) noise in which runs come
+   back. They are drawn from ids that occur in text, so that induction and duplicate-token heads hold for any
+   token. Runs of two or three are solved by looking back a fixed distance, which is learned first and is what
+   the longer ones build on.
 3. Each id has a weight as a target: 0 where nothing could predict it (the first time of random ids), more
-   than 1 for the few that hang on one circuit: a receiver's name after "to", and the marks of (b).
+   than 1 for the few that hang on one circuit: a receiver's name after "to", and the marks of (c).
 4. Batches hold windows of similar length, padded on the right.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,18 +81,25 @@ def text_windows(ids: list[int], vocabulary: Vocabulary, length: int, rng: rando
 
 
 def random_window(vocabulary: Vocabulary, length: int, rng: random.Random) -> Window:
-    """A window of random ordinary ids, of one of the three sorts."""
-    sort = rng.choices((_repeated_run, _marked_items, _noise_with_runs), (4, 4, 2))[0]
+    """A window of random ordinary ids, of one of the four sorts."""
+    sort = rng.choices((_repeated_run, _there_and_back, _marked_items, _noise_with_runs), (4, 3, 2, 1))[0]
     ids, weights = sort(vocabulary, length, rng)
     ids, weights = ids[: length - 1], weights[: length - 1]
     return Window([vocabulary.bos, *ids], [0.0, *weights])
 
 
 def _repeated_run(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
+    size = round(math.exp(rng.uniform(math.log(2), math.log(length // 2))))
+    run = rng.sample(vocabulary.ordinary, size)
+    times = max(2, length // size)
+    return run * times, [0.0] * (size + 1) + [1.0] * (size * (times - 1) - 1)
+
+
+def _there_and_back(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
+    """A run and its mirror image: the next id stands before the earlier copy of the present one."""
     size = rng.randrange(4, length // 2)
     run = rng.sample(vocabulary.ordinary, size)
-    times = max(2, min(4, length // size))
-    return run * times, [0.0] * (size + 1) + [1.0] * (size * (times - 1) - 1)
+    return run + run[::-1], [0.0] * size + [1.0] * size
 
 
 def _marked_items(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:

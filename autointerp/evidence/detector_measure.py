@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,9 +77,7 @@ def run_rows(
     step = max(1, BATCH_TOKENS // ids.shape[1])
     for start in range(0, len(ids), step):
         rows = slice(start, min(start + step, len(ids)))
-        model.read_attention(
-            model.to_ids(ids[rows]), list(range(model.n_layers)), lambda a, rows=rows: read(rows, a)
-        )  # type: ignore[misc]
+        model.read_attention(model.to_ids(ids[rows]), list(range(model.n_layers)), partial(read, rows))
 
 
 def _put_targets(table: _Table, rows: slice, layer: Layer, targets: Targets) -> None:

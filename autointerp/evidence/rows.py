@@ -89,7 +89,8 @@ def write_norms(
 
 @dataclass(frozen=True)
 class LayerRows:
-    """Row quantities of one layer; undefined values are NaN. Everything off the sink but `sink_mass`."""
+    """Row quantities of one layer; undefined values are NaN. Everything off the sink but `sink_mass`, `self_mass` and
+    `prev_mass`, which are plain attention."""
 
     mass: Float[Tensor, "batch head dst"]
     sink_mass: Float[Tensor, "batch head dst"]
@@ -114,7 +115,7 @@ def read_rows(
 ) -> LayerRows:
     """All row quantities of one layer."""
     pattern = pattern.float()
-    sink = pattern[..., 0].clone()
+    whole, sink = pattern, pattern[..., 0].clone()
     if masks.extra_sinks:
         blocked = ~masks.allowed & masks.rows
         sink = sink + (pattern * blocked[:, None, None, :]).sum(-1)
@@ -135,8 +136,8 @@ def read_rows(
     return LayerRows(
         mass,
         sink,
-        torch.diagonal(pattern, dim1=-2, dim2=-1),
-        torch.nn.functional.pad(torch.diagonal(pattern, -1, dim1=-2, dim2=-1), (1, 0)),
+        torch.diagonal(whole, dim1=-2, dim2=-1),
+        torch.nn.functional.pad(torch.diagonal(whole, -1, dim1=-2, dim2=-1), (1, 0)),
         _entropy(pattern, safe),
         pattern[..., 1:].amax(-1) / safe,
         geometry.positions - position / safe,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -77,8 +77,8 @@ def select_rows(state: FirstPass, head: int, table: WindowTable) -> tuple[list[C
     selection = _Selection(table, np.sort(activity))
     selection.fill("top", N_TOP, _top(state.top.columns, head, table), 1.0)
     _quantiles(selection, sample, activity)
-    weight = float(state.progress[1]) / N_RANDOM
-    selection.fill("random", N_RANDOM, _plain(sample, np.arange(len(activity))), weight)
+    selection.fill("random", N_RANDOM, _plain(sample, np.arange(len(activity))), 1.0)
+    _weigh_random(selection, float(state.progress[1]))
     selection.fill("contrast", N_CONTRAST, _contrast(selection, sample), 1.0)
     return selection.chosen, selection.notes
 
@@ -86,12 +86,15 @@ def select_rows(state: FirstPass, head: int, table: WindowTable) -> tuple[list[C
 def _top(columns: Arrays, head: int, table: WindowTable) -> Iterator[tuple[int, int, float, None]]:
     """Most active first, at most two rows a (dst token, top src token)."""
     pairs: Counter[tuple[int, int]] = Counter()
+    clusters: set[int] = set()  # a near-duplicate must not use up what its pair of tokens may have
     for i in range(columns["activity"].shape[1]):
         window, dst, src = (int(columns[name][head, i]) for name in ("window", "dst", "src"))
         activity = float(columns["activity"][head, i])
         pair = (int(table.ids[window, dst]), int(table.ids[window, src]))
-        if activity > 0 and pairs[pair] < 2:
+        cluster = int(table.cluster[window])
+        if activity > 0 and pairs[pair] < 2 and cluster not in clusters:
             pairs[pair] += 1
+            clusters.add(cluster)
             yield window, dst, activity, None
 
 
@@ -105,6 +108,13 @@ def _quantiles(selection: _Selection, sample: Arrays, activity: Float[np.ndarray
     bins = np.searchsorted(edges, activity[active], side="right")
     for number in range(4):
         selection.fill("quantile", N_PER_BIN, _plain(sample, active[bins == number]), 1.0)
+
+
+def _weigh_random(selection: _Selection, rows: float) -> None:
+    """Each random row stands for the rows of the split over the random rows found: fewer than asked where documents
+    ran out."""
+    found = max(sum(c.stratum == "random" for c in selection.chosen), 1)
+    selection.chosen = [replace(c, weight=rows / found) if c.stratum == "random" else c for c in selection.chosen]
 
 
 def _plain(sample: Arrays, order: Int[np.ndarray, " row"]) -> Iterator[tuple[int, int, float, None]]:

@@ -111,7 +111,7 @@ class LanguageModel:
             )
             ids, offsets = found["input_ids"], found["offset_mapping"]
         else:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             offsets = offsets_by_accumulation([self.strings[i] for i in ids], text)
         array = np.asarray(ids, dtype=np.int32).reshape(-1)
         if array.size and int(array.max()) >= self.d_vocab:

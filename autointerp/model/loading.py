@@ -102,7 +102,7 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 
 def _boot(spec: str, device: str, dtype: torch.dtype) -> tuple[Any, str]:
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return _boot_folder(path.resolve(), device, dtype)
     if ":" in spec:
         return _boot_callable(spec), "callable"
@@ -138,11 +138,12 @@ def _boot_hub(name: str, device: str, dtype: torch.dtype) -> tuple[Any, str]:
 
 
 def _bridge(name: str, device: str, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
         return TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"model {name!r} could not be loaded: {first[:300]} "
@@ -154,7 +155,7 @@ def _boot_callable(spec: str) -> Any:
     place, _, name = spec.rpartition(":")
     try:
         module = _import(place)
-    except (ImportError, FileNotFoundError, SyntaxError) as error:
+    except (ImportError, FileNotFoundError, SyntaxError, ValueError, TypeError) as error:
         raise BadInput(f"--model {spec}: {place!r} cannot be imported ({error}). Check the path.") from error
     build = getattr(module, name, None)
     if not callable(build):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 SPACE_MARK = "\u2581"  # sentencepiece writes a space as this character
@@ -61,15 +60,17 @@ def offsets_by_accumulation(strings: list[str], text: str) -> list[tuple[int, in
     found: list[tuple[int, int]] = []
     at = 0
     for piece in strings:
-        start = _find(text, piece, at)
-        stop = start + len(piece.strip() or piece) if start >= 0 else at
-        start = start if start >= 0 else at
-        found.append((start, min(stop, len(text))))
-        at = min(stop, len(text))
+        start, at = _find(text, piece, at)
+        found.append((start, at))
     return found
 
 
-def _find(text: str, piece: str, at: int) -> int:
-    probe: Callable[[str], int] = lambda part: text.find(part, at, at + len(part) + 8)  # noqa: E731
-    exact = probe(piece)
-    return exact if exact >= 0 else probe(piece.strip()) if piece.strip() else -1
+def _find(text: str, piece: str, at: int) -> tuple[int, int]:
+    """The nearest range at or soon after `at` that reads as the piece, with its outer spaces or, where the text
+    lacks them, without; empty where there is none."""
+    places: list[tuple[int, int]] = []
+    for part in dict.fromkeys((piece, piece.strip())):
+        start = text.find(part, at, at + len(part) + 8) if part else -1
+        if start >= 0:
+            places.append((start, start + len(part)))
+    return min(places, key=lambda place: place[0], default=(at, at))

@@ -2,7 +2,8 @@
 
 The final norm is `out = normalised * gain + shift` with `normalised = (x - mean?) / scale`. Gain and whether the mean
 is removed are read off a real run, so that every norm that the bridge boots is covered (a Gemma gain is 1 + weight).
-Logits are centred over the vocabulary; a soft cap after the unembedding is left out, as no additive claim survives it.
+Logits are centred over the vocabulary, the model's logit scale included; a soft cap after the unembedding is left out,
+as no additive claim survives it.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ class Readout:
     to_logits: Float[Tensor, "d_model d_vocab"]  # gain times the unembedding, centred over the vocabulary
     gain: Float[Tensor, " d_model"]
     centred: bool  # the norm removes the mean over d_model
+    eps: float  # what the norm adds to the variance
 
     @classmethod
     def of(cls, model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> Readout:
         """Fit gain and shift of the final norm on a run of `ids` (a few rows of real text)."""
         residual, hidden = model.final_states(ids)
+        eps = float(getattr(model.bridge.cfg, "eps", 0.0) or 0.0)
         x, out = (t.float().reshape(-1, t.shape[-1]) for t in (residual, hidden))
         errors: list[tuple[float, bool, Tensor]] = []
         for centred in (True, False):
-            normalised = _normalise(x, centred=centred)[0]
+            normalised = _normalise(x, eps, centred=centred)[0]
             spread = normalised - normalised.mean(0)
             gain = (spread * (out - out.mean(0))).sum(0) / spread.square().sum(0).clamp_min(1e-12)
             rest = out - out.mean(0) - spread * gain
@@ -43,14 +46,14 @@ class Readout:
                 f"{model.name}: the final norm is not a gain on a normalised stream (misfit {error:.3g}), so writes "
                 "cannot be read as logits. This architecture is not supported."
             )
-        weight = gain[:, None] * model.W_U.to(gain.device)
+        weight = gain[:, None] * model.W_U.to(gain.device) * model.logit_scale
         if centred:
             weight = weight - weight.mean(0)
-        return cls(weight - weight.mean(1, keepdim=True), gain, centred)
+        return cls(weight - weight.mean(1, keepdim=True), gain, centred, eps)
 
     def scale(self, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
         """The divisor that the final norm used at these positions."""
-        return _normalise(residual.float(), centred=self.centred)[1]
+        return _normalise(residual.float(), self.eps, centred=self.centred)[1]
 
     def logits(
         self, writes: Float[Tensor, "row d_model"], scale: Float[Tensor, " row"]
@@ -65,9 +68,9 @@ class Readout:
         return (writes.float() * self.to_logits[:, tokens].T).sum(-1) / scale
 
 
-def _normalise(x: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+def _normalise(x: Tensor, eps: float, *, centred: bool) -> tuple[Tensor, Tensor]:
     x = x - x.mean(-1, keepdim=True) if centred else x
-    scale = x.square().mean(-1).clamp_min(1e-12).sqrt()
+    scale = (x.square().mean(-1) + eps).clamp_min(1e-12).sqrt()
     return x / scale[:, None], scale
 
 

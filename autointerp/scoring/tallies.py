@@ -26,9 +26,10 @@ from autointerp.scoring.held_out import HeldOutRows
 
 THETA_HIGH, THETA_LOW = 0.3, 0.02
 NO_WRITE = 1e-6  # of the residual stream's norm
-GROUP_CELLS = 48_000_000  # pairs held at once, over a group of layers
+GROUP_CELLS = 24_000_000  # pairs held at once, over a group of layers
 BY_PREDICATE = ("tp", "fp", "fp_natural", "predicted", "predicted_a", "covered")
 BY_HEAD = ("positives", "negatives", "pairs", "sum_a", "sum_aa", "mass_positive", "contribution")
+# Rows of the product: the six of BY_PREDICATE, then a squared and a on positives.
 
 
 @dataclass(frozen=True)
@@ -108,39 +109,39 @@ def _tally_layer(
     layer: int, truth: _Truth, held_out: HeldOutRows, predicted: Bool[np.ndarray, "predicate window dst src"]
 ) -> LayerTallies:
     n_heads, n_predicates = truth.a[0].shape[0], len(predicted)
-    by_predicate = np.zeros((len(BY_PREDICATE), n_heads, n_predicates, held_out.n_documents))
-    by_head = np.zeros((len(BY_HEAD), n_heads, held_out.n_documents))
-    weights = _matched_weights(truth, held_out)
+    sums = np.zeros((8, n_heads, n_predicates + 1, held_out.n_documents))
+    classes = [_classes(truth, held_out, window) for window in range(len(held_out.ids))]
+    weights = _matched_weights(classes, held_out)
+    everything = np.ones((1, *predicted.shape[2:]), dtype=bool)  # the predicate "every pair" gives the head's totals
     for window, document in enumerate(held_out.documents):
-        a, contribution = truth.a[window], truth.contribution[window]
-        pairs, positive, negative = _classes(truth, held_out, window)
-        share = torch.where(pairs, a, 0.0)
+        pairs, positive, negative = classes[window]
+        share = truth.a[window] * pairs
         matched = negative * weights[:, window, :, None]
-        matrices = [positive.float(), matched, negative.float(), pairs.float(), share, contribution]
-        cells = torch.from_numpy(predicted[:, window]).flatten(1).float()
-        by_predicate[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
-        sums = [positive, negative, pairs, share, share.square(), share * positive, contribution]
-        by_head[..., document] += np.stack([s.double().sum((1, 2)).numpy() for s in sums])
+        matrices = [positive, matched, negative, pairs, share, truth.contribution[window], share.square(), share * positive]
+        cells = torch.from_numpy(np.concatenate([predicted[:, window], everything])).flatten(1).float()
+        sums[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
     rows = torch.stack(truth.valid).sum((0, 2)).clamp_min(1)
-    silent = torch.stack(truth.no_write).sum((0, 2)) / rows
-    return LayerTallies(layer, by_predicate, by_head, silent.double().numpy())
+    silent = (torch.stack(truth.no_write).sum((0, 2)) / rows).double().numpy()
+    totals = sums[:, :, -1]
+    by_head = totals[[0, 2, 3, 4, 6, 7, 5]]  # in the order of BY_HEAD
+    return LayerTallies(layer, sums[:6, :, :-1], by_head, silent)
 
 
-def _classes(truth: _Truth, held_out: HeldOutRows, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scored pairs of a window, and the positive and negative ones, `[head dst src]`."""
+_Classes = tuple[Float[Tensor, "head dst src"], Float[Tensor, "head dst src"], Float[Tensor, "head dst src"]]
+
+
+def _classes(truth: _Truth, held_out: HeldOutRows, window: int) -> _Classes:
+    """Scored pairs of a window, the positive and the negative ones: 1 or 0."""
     a = truth.a[window]
     causal = torch.ones(a.shape[1], a.shape[2], dtype=torch.bool).tril()
     pairs = truth.valid[window][..., None] & (causal & torch.from_numpy(held_out.sources[window]))
-    return pairs, pairs & (a >= THETA_HIGH), pairs & (a <= THETA_LOW)
+    return pairs.float(), (pairs & (a >= THETA_HIGH)).float(), (pairs & (a <= THETA_LOW)).float()
 
 
-def _matched_weights(truth: _Truth, held_out: HeldOutRows) -> Float[Tensor, "head window dst"]:
+def _matched_weights(classes: list[_Classes], held_out: HeldOutRows) -> Float[Tensor, "head window dst"]:
     """Weight of each row's negatives so that destination tokens are distributed as in the positives (tier T1)."""
-    counts: list[tuple[Tensor, Tensor]] = []
-    for window in range(len(held_out.ids)):
-        _, positive, negative = _classes(truth, held_out, window)
-        counts.append((positive.sum(-1), negative.sum(-1)))
-    positives, negatives = (torch.stack(part, 1).double() for part in zip(*counts, strict=True))
+    positives = torch.stack([positive.sum(-1) for _, positive, _ in classes], 1).double()
+    negatives = torch.stack([negative.sum(-1) for _, _, negative in classes], 1).double()
     tokens = torch.from_numpy(np.unique(held_out.ids, return_inverse=True)[1].reshape(-1))
     index = tokens.expand(len(positives), -1)
 
