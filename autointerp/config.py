@@ -20,8 +20,6 @@ ENV_NAMES = {
     "OPENAI_BASE_URL": "base_url",
     "OPENAI_API_KEY": "api_key",
 }
-# Read by libraries that we use, so they may stand in a `.env` without being ours.
-FOREIGN_PREFIXES = ("OPENAI_", "HF_", "HUGGING", "TRANSFORMERS_", "TORCH_", "CUDA_", "OMP_", "MKL_")
 
 
 class RunConfig(BaseModel):
@@ -75,23 +73,30 @@ def read_environment(directory: Path | None = None) -> dict[str, str]:
     Blank values count as absent. Raises BadInput for a `.env` that is not UTF-8 or that holds an
     AUTOINTERP_ name we do not know.
     """
-    found = _dotenv_values(directory or Path.cwd())
+    path, found = _dotenv_values(directory or Path.cwd())
     for name in found:
         if name not in ENV_NAMES and name.startswith("AUTOINTERP_") and name != "AUTOINTERP_SHARED":
             known = ", ".join(sorted(ENV_NAMES))
-            raise BadInput(f"unknown option {name} in .env; known names are {known}. Correct or remove it.")
+            raise BadInput(f"unknown option {name} in {path}; known names are {known}. Correct or remove it.")
     merged = {**found, **{name: os.environ[name] for name in ENV_NAMES if name in os.environ}}
     values = {ENV_NAMES[name]: value.strip() for name, value in merged.items() if name in ENV_NAMES}
     return {name: value for name, value in values.items() if value}
 
 
-def _dotenv_values(directory: Path) -> dict[str, str]:
+def _dotenv_values(directory: Path) -> tuple[Path | None, dict[str, str]]:
+    from io import StringIO
+
     from dotenv import dotenv_values
 
     path = next((p / ".env" for p in (directory, *directory.parents) if (p / ".env").is_file()), None)
     if path is None:
-        return {}
+        return None, {}
+    data = path.read_bytes()
     try:
-        return {name: value for name, value in dotenv_values(path, encoding="utf-8").items() if value is not None}
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text (byte {error.start}). Save it again as UTF-8.") from None
+    if "\0" in text:  # UTF-16 without a byte order mark is valid UTF-8, and would read as an empty file
+        raise BadInput(f"{path} is not UTF-8 text (byte {data.index(0)} is NUL). Save it again as UTF-8.")
+    values = dotenv_values(stream=StringIO(text))
+    return path, {name: value for name, value in values.items() if value is not None}

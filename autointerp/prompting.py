@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SPLIT = "\n=== user ===\n"
+# What each template of the product is given; a user's template can use these and no others.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "explain": ("evidence", "instruction", "labels"),
+    "pointing": ("conditions", "items", "looks_at"),
+    "repair": ("reason",),
+}
+_DATA_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,17 @@ def shipped_folder() -> Path:
 
 
 def as_data(value: object) -> str:
-    """JSON for a marked block: every non-ASCII, markup or control character is escaped."""
-    text = json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
+    """JSON for a marked block: every non-ASCII, markup or control character is escaped; NaN is null."""
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Templates:
@@ -55,49 +72,83 @@ class Templates:
 
         Raises PromptError for a missing template, a syntax error or an undefined variable.
         """
-        from jinja2 import TemplateError, TemplateNotFound, UndefinedError
+        with self._faults(name, values):
+            text = self._environment().get_template(f"{name}.jinja").render(**values)
+        return Prompt(name, _messages(text), self.hash(name))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise PromptError now for a template that is missing, does not parse, or uses a variable it is not given."""
+        from jinja2 import meta, nodes
 
         environment = self._environment()
+        for name in names:
+            with self._faults(name, VARIABLES[name]):
+                environment.get_template(f"{name}.jinja")
+                parsed = [environment.parse(source) for _, source in self._sources(name)]
+                for node in (found for tree in parsed for found in tree.find_all(nodes.Include)):
+                    if isinstance(node.template, nodes.Const) and not node.ignore_missing:
+                        environment.get_template(node.template.value)
+            used = set[str]().union(*(meta.find_undeclared_variables(tree) for tree in parsed))
+            # an included template sees what the including one sets
+            made = {node.name for tree in parsed for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+            unknown = sorted(used - made - set(VARIABLES[name]))
+            if unknown:
+                known = ", ".join(VARIABLES[name])
+                raise PromptError(
+                    f"prompt template {name}.jinja uses {', '.join(unknown)}; it can use: {known}. Correct the name."
+                )
+
+    def hash(self, name: str) -> str:
+        """sha256 over the template and every template it includes, line ends normalised. Raises PromptError."""
+        digest = hashlib.sha256()
+        with self._faults(name, ()):
+            for _, source in self._sources(name):
+                digest.update(source.encode())
+        return digest.hexdigest()
+
+    def _sources(self, name: str) -> list[tuple[str, str]]:
+        """The template and those that it includes, by file name; one that may be missing may be missing here too."""
+        from jinja2 import TemplateNotFound, meta
+
+        environment = self._environment()
+        found: dict[str, str] = {}
+        waiting = [f"{name}.jinja"]
+        while waiting:
+            current = waiting.pop()
+            if current in found or environment.loader is None:
+                continue
+            try:
+                source = environment.loader.get_source(environment, current)[0].replace("\r\n", "\n").strip()
+            except TemplateNotFound:
+                if not found:
+                    raise
+                continue  # rendering says so, unless the include may be missing
+            found[current] = source
+            waiting += sorted(n for n in meta.find_referenced_templates(environment.parse(source)) if n)
+        return list(found.items())
+
+    @contextmanager
+    def _faults(self, name: str, known: Iterable[str]) -> Iterator[None]:
+        """Turns what can go wrong with somebody's template into a PromptError."""
+        from jinja2 import TemplateError, TemplateNotFound, UndefinedError
+
         try:
-            text = environment.get_template(f"{name}.jinja").render(**values)
+            yield
         except TemplateNotFound as error:
             places = " or ".join(str(f) for f in self._folders)
             raise PromptError(f"prompt template {error.name} is not in {places}. Add it there.") from None
         except UndefinedError as error:
-            known = ", ".join(sorted(values))
-            raise PromptError(f"prompt template {name}.jinja: {error.message}; it can use: {known}.") from None
+            listed = ", ".join(sorted(known))
+            raise PromptError(f"prompt template {name}.jinja: {error.message}; it can use: {listed}.") from None
         except TemplateError as error:
-            line = getattr(error, "lineno", None)
+            line, file = getattr(error, "lineno", None), getattr(error, "name", None) or f"{name}.jinja"
             where = f" line {line}" if line else ""
-            raise PromptError(f"prompt template {name}.jinja{where}: {error.message}. Correct it.") from None
-        return Prompt(name, _messages(text), self.hash(name))
-
-    def check(self, names: Iterable[str]) -> None:
-        """Raise PromptError now for a template that is missing or does not parse."""
-        from jinja2 import TemplateError
-
-        for name in names:
-            try:
-                self._environment().get_template(f"{name}.jinja")
-                self.hash(name)
-            except TemplateError:
-                self.render(name, {})
-
-    def hash(self, name: str) -> str:
-        """sha256 over the template and every template it includes, line ends normalised."""
-        from jinja2 import meta
-
-        environment = self._environment()
-        digest, waiting, seen = hashlib.sha256(), [f"{name}.jinja"], set[str]()
-        while waiting:
-            current = waiting.pop()
-            if current in seen or environment.loader is None:
-                continue
-            seen.add(current)
-            source = environment.loader.get_source(environment, current)[0].replace("\r\n", "\n").strip()
-            digest.update(source.encode())
-            waiting += sorted(n for n in meta.find_referenced_templates(environment.parse(source)) if n)
-        return digest.hexdigest()
+            raise PromptError(f"prompt template {file}{where}: {error.message}. Correct it.") from None
+        except UnicodeDecodeError:
+            raise PromptError(f"prompt template {name}.jinja is not UTF-8 text. Save it again as UTF-8.") from None
+        except _DATA_FAULTS as error:
+            fault = f"{type(error).__name__}: {error}"
+            raise PromptError(f"prompt template {name}.jinja: {fault[:200]}. Correct it.") from None
 
     def _environment(self) -> ImmutableSandboxedEnvironment:
         from jinja2 import FileSystemLoader, StrictUndefined

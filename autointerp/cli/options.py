@@ -71,7 +71,7 @@ def folder_options(parser: argparse.ArgumentParser) -> None:
 
 def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[RunConfig, Settings]:
     """Options over environment over defaults. Raises BadInput for a value that cannot be used."""
-    given = {name: value for name, value in vars(arguments).items() if value not in (None, False)}
+    given = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
     both = {**environment, **given}
     for name in _LISTS:
         if isinstance(both.get(name), str):

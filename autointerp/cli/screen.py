@@ -28,6 +28,8 @@ class Screen:
         if stage != self._stage:
             self.close()
             self._stage, self._started, self._first, self._shown = stage, now, done, 0.0
+        elif of <= 1:
+            return  # a stage of one step is shown when it begins
         last = done >= of
         wait = REDRAW_SECONDS if self._live else PLAIN_SECONDS
         if not last and now - self._shown < wait:

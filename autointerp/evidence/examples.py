@@ -152,7 +152,7 @@ class ExampleReader:
 
     def example(self, item: Chosen, reading: RowReading, effect: RowEffect) -> Example:
         """The frozen record of one row."""
-        head, chosen = item
+        _, chosen = item
         ids = self._windows.ids[chosen.window]
         length = int(self._windows.lengths[chosen.window])
         tokens = tuple(self._model.strings[int(i)] for i in ids[:length])

@@ -128,7 +128,7 @@ def run_first_pass(
     state = FirstPass.empty(n_heads, int(model.W_O(0).shape[1]), spec)
     if checkpoint is not None and checkpoint.exists():
         load_state(state, checkpoint)
-    reader = _Reader(model, spec, state)
+    reader = FirstPassReader(model, spec, state)
     saved = time.monotonic()
     for batch in spec.batches(int(state.progress[0])):
         reader.read(batch)
@@ -143,7 +143,7 @@ def run_first_pass(
     return state
 
 
-class _Reader:
+class FirstPassReader:
     """Runs batches and adds what they show to the state."""
 
     def __init__(self, model: LanguageModel, spec: PassSpec, state: FirstPass) -> None:

@@ -83,8 +83,12 @@ def write_norms(
     model: LanguageModel, layer: Layer, geometry: OutputGeometry
 ) -> Float[Tensor, "batch head src"]:
     """||(v_s - constant) W_O||_2 for every source and head."""
-    v = model.expand_kv(layer.v.float() - geometry.v_constant).transpose(1, 2)
-    return ((v @ geometry.gram) * v).sum(-1).clamp_min(0).sqrt()
+    v = (layer.v.float() - geometry.v_constant).permute(2, 0, 1, 3)  # [kv_head batch src d_head]
+    if v.shape[0] != len(geometry.gram):
+        v = v.repeat_interleave(len(geometry.gram) // v.shape[0], dim=0)
+    flat = v.reshape(v.shape[0], -1, v.shape[-1])  # one matrix product a head, over all positions of the batch
+    squares = (torch.bmm(flat, geometry.gram) * flat).sum(-1)
+    return squares.clamp_min(0).sqrt().reshape(v.shape[:3]).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def read_rows(
     pattern = pattern.contiguous()
     allowed = masks.allowed[:, None, None, :].float()
     contribution = norms[:, :, None, :] * allowed
-    parts = torch.cat([allowed.expand_as(contribution), contribution, allowed * geometry.positions + 0 * contribution], 2)
+    position = (allowed * geometry.positions).expand_as(contribution)
+    parts = torch.cat([allowed.expand_as(contribution), contribution, position], 2)
     mass, activity, position = (parts @ pattern.transpose(-1, -2)).unbind(2)
     rows = masks.rows[:, None, :]
     valid = rows & (mass >= TAU)

@@ -18,6 +18,7 @@ from autointerp.evidence.first_pass import FirstPass
 from autointerp.records import Stratum
 
 N_TOP, N_PER_BIN, N_RANDOM, N_CONTRAST = 8, 2, 6, 6
+WANTED: dict[Stratum, int] = {"top": N_TOP, "quantile": 4 * N_PER_BIN, "random": N_RANDOM, "contrast": N_CONTRAST}
 REST_MASS = 0.05
 _ACTIVITY, _MASS = ROW_VALUES.index("activity"), ROW_VALUES.index("mass")
 
@@ -49,9 +50,8 @@ class _Selection:
     activities: Float[np.ndarray, " sample"]  # ascending
     chosen: list[ChosenRow] = field(default_factory=list)
     taken: set[tuple[int, int]] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
 
-    def fill(self, stratum: Stratum, n: int, rows: Iterable[tuple[int, int, float, str | None]], weight: float) -> None:
+    def fill(self, stratum: Stratum, n: int, rows: Iterable[tuple[int, int, float, str | None]]) -> None:
         """Take the first `n` rows `(window, dst, activity, tier)` from documents not yet in this stratum."""
         documents = {int(self.table.cluster[c.window]) for c in self.chosen if c.stratum == stratum}
         before = len(self.chosen)
@@ -64,10 +64,12 @@ class _Selection:
             documents.add(document)
             self.taken.add((window, dst))
             quantile = float(np.searchsorted(self.activities, activity, side="right")) / max(len(self.activities), 1)
-            self.chosen.append(ChosenRow(window, dst, stratum, tier, weight, activity, quantile))
-        found = len(self.chosen) - before
-        if found < n:
-            self.notes.append(f"{stratum}: {found} of {n} rows found")
+            self.chosen.append(ChosenRow(window, dst, stratum, tier, 1.0, activity, quantile))
+
+    def notes(self) -> list[str]:
+        """One line for each stratum that stayed short."""
+        found = Counter(c.stratum for c in self.chosen)
+        return [f"{name}: {found[name]} of {n} rows found" for name, n in WANTED.items() if found[name] < n]
 
 
 def select_rows(state: FirstPass, head: int, table: WindowTable) -> tuple[list[ChosenRow], list[str]]:
@@ -75,12 +77,12 @@ def select_rows(state: FirstPass, head: int, table: WindowTable) -> tuple[list[C
     sample = state.reservoir.of_head(head)
     activity = sample["values"][:, _ACTIVITY]
     selection = _Selection(table, np.sort(activity))
-    selection.fill("top", N_TOP, _top(state.top.columns, head, table), 1.0)
+    selection.fill("top", N_TOP, _top(state.top.columns, head, table))
     _quantiles(selection, sample, activity)
-    selection.fill("random", N_RANDOM, _plain(sample, np.arange(len(activity))), 1.0)
+    selection.fill("random", N_RANDOM, _plain(sample, np.arange(len(activity))))
     _weigh_random(selection, float(state.progress[1]))
-    selection.fill("contrast", N_CONTRAST, _contrast(selection, sample), 1.0)
-    return selection.chosen, selection.notes
+    selection.fill("contrast", N_CONTRAST, _contrast(selection, sample))
+    return selection.chosen, selection.notes()
 
 
 def _top(columns: Arrays, head: int, table: WindowTable) -> Iterator[tuple[int, int, float, None]]:
@@ -102,12 +104,11 @@ def _quantiles(selection: _Selection, sample: Arrays, activity: Float[np.ndarray
     """Two rows from each quarter of the active rows, in hash order."""
     active = np.flatnonzero(activity > 0)
     if not len(active):
-        selection.notes.append(f"quantile: 0 of {4 * N_PER_BIN} rows found")
         return
     edges = np.quantile(activity[active], [0.25, 0.5, 0.75])
     bins = np.searchsorted(edges, activity[active], side="right")
     for number in range(4):
-        selection.fill("quantile", N_PER_BIN, _plain(sample, active[bins == number]), 1.0)
+        selection.fill("quantile", N_PER_BIN, _plain(sample, active[bins == number]))
 
 
 def _weigh_random(selection: _Selection, rows: float) -> None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ from autointerp.explain.view import drop_examples, evidence_view
 from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask, estimate_prompt
 from autointerp.predicate import parse
 from autointerp.prompting import Prompt, Templates
-from autointerp.records import LABELS, Description, Evidence, Failure, Provenance
+from autointerp.records import LABELS, Description, Evidence, Failure, Head, Provenance
 
 MAX_PROMPT_TOKENS = 12_000
 SHRINKS, SHRINK = 6, 0.6  # how often, and to what, a prompt that the server finds too long is cut
 TEMPLATE, REPAIR = "explain", "repair"
+REPAIRS = 2
+USED_UP = "no valid reply after"  # how `ask` begins the reason of a failure that had all its replies
 
 
 def _text(limit: int) -> dict[str, Any]:
@@ -75,7 +78,8 @@ def explain_prompt(
             "instruction": settings.instruction,
         }
         prompt = templates.render(TEMPLATE, values)
-        size = estimate_prompt(ChatRequest(messages=prompt.messages, max_tokens=settings.max_tokens))
+        # Some servers get the schema in the prompt, others turn it into one.
+        size = estimate_prompt(ChatRequest(messages=prompt.messages, json_schema=SCHEMA))
         dropped = len(evidence.examples) - len(examples)
         if size <= limit:
             return prompt, (f"{dropped} examples left out to fit {limit} tokens",) if dropped else ()
@@ -91,10 +95,17 @@ class LanguageExplainer:
     """Asks an OpenAI-compatible model to describe a head."""
 
     def __init__(
-        self, chat: ChatModel, capabilities: Capabilities, templates: Templates, settings: LanguageSettings
+        self,
+        chat: ChatModel,
+        capabilities: Capabilities,
+        templates: Templates,
+        settings: LanguageSettings,
+        repeats: Mapping[Head, int] | None = None,
     ) -> None:
+        """`repeats`: how often a head's replies were used up without a valid one; it is asked afresh then."""
         self._chat, self._capabilities = chat, capabilities
         self._templates, self._settings = templates, settings
+        self._repeats = repeats or {}
 
     async def explain(self, evidence: Evidence) -> Explanation:
         context = self._capabilities.context
@@ -121,10 +132,11 @@ class LanguageExplainer:
     ) -> Answer[Description] | Failure:
         return await ask(
             self._chat,
-            self._request(prompt, str(evidence.head)),
+            self._request(prompt, evidence.head),
             reader.read,
             lambda reason: self._templates.render(REPAIR, {"reason": reason}).messages[-1]["content"],
             self._capabilities,
+            repairs=REPAIRS,
         )
 
     def _failed(
@@ -137,22 +149,25 @@ class LanguageExplainer:
             template_hash=prompt.template_hash,
             prompt=prompt.messages,
             raw_replies=(failure.raw,) if failure.raw else (),
+            repairs=REPAIRS if failure.reason.startswith(USED_UP) else 0,
         )
         if reader.without_predicate is None:
             return Explanation(outcome=failure, provenance=provenance, failures=notes)
         lost = Failure(stage="predicate", reason=failure.reason, raw=failure.raw[:2000])
         return Explanation(outcome=reader.without_predicate, provenance=provenance, failures=(*notes, lost))
 
-    def _request(self, prompt: Prompt, unit: str) -> ChatRequest:
+    def _request(self, prompt: Prompt, head: Head) -> ChatRequest:
+        repeat, seed = self._repeats.get(head, 0), self._settings.seed
         return ChatRequest(
             messages=prompt.messages,
             json_schema=SCHEMA,
             schema_name="description",
             max_tokens=self._settings.max_tokens,
             temperature=self._settings.temperature,
-            seed=self._settings.seed,
+            seed=None if seed is None else seed + repeat,
+            repeat=repeat,
             purpose="explain",
-            unit=unit,
+            unit=str(head),
             template_hash=prompt.template_hash,
         )
 

@@ -21,7 +21,7 @@ def evidence_view(evidence: Evidence, examples: tuple[Example, ...] | None = Non
                 "name": r.name,
                 "data": r.data,
                 "value": round(r.value, 3),
-                "percentile_among_heads": round(r.percentile),
+                "percentile_among_heads": round(r.percentile, 0),
                 "largest_in_null": round(r.null_max, 3),
                 "times_uniform": round(r.lift_over_uniform, 1),
                 "fires": r.fires,

@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from autointerp.errors import TooManyFailures
 from autointerp.evidence.collect import Collected, Progress
@@ -35,6 +38,15 @@ def stored_descriptions(run: RunFolder, *, retry_failed: bool) -> dict[Head, Exp
     return {head: e for head, e in found.items() if not isinstance(e.outcome, Failure)}
 
 
+def used_up(run: RunFolder) -> dict[Head, int]:
+    """How often each head got all its replies and none was valid: asking the same again would give the same."""
+    found: Counter[Head] = Counter()
+    for line in map(DescribedHead.model_validate, run.read(DESCRIPTIONS)):
+        if isinstance(line.explanation.outcome, Failure) and line.explanation.provenance.repairs:
+            found[line.head] += 1
+    return dict(found)
+
+
 async def describe_heads(
     run: RunFolder,
     explainer: Explainer,
@@ -42,32 +54,52 @@ async def describe_heads(
     heads: Sequence[Head],
     done: dict[Head, Explanation],
     progress: Progress,
-    concurrency: int,
+    pace: Pace,
 ) -> None:
     """Fill `done` for all of `heads`; raises TooManyFailures, BudgetExceeded or ServerError with what is done kept."""
-    waiting = [head for head in heads if head not in done]
-    gate = asyncio.Semaphore(concurrency)
 
     async def one(head: Head) -> None:
-        async with gate:
-            explanation = await explainer.explain(collected.evidence[head])
+        explanation = await explainer.explain(collected.evidence[head])
         run.append(DESCRIPTIONS, DescribedHead(head=head, explanation=explanation))
         done[head] = explanation
         progress("describing", len(done), len(heads))
         check_failures(done, len(heads))
 
-    await run_together([one(head) for head in waiting])
+    check_failures(done, len(heads))
+    await run_together([partial(one, head) for head in heads if head not in done], pace)
 
 
-async def run_together(work: Sequence[object]) -> None:
-    """Run coroutines together; the first error cancels the others and is raised as itself."""
-    tasks = [asyncio.ensure_future(part) for part in work]  # type: ignore[call-overload]
+@dataclass(frozen=True)
+class Pace:
+    """How many jobs run at once, and how many seconds those under way get to end after one stopped the run."""
+
+    concurrency: int
+    patience: float
+
+
+async def run_together(jobs: Sequence[Callable[[], Awaitable[None]]], pace: Pace) -> None:
+    """Run jobs together. After the first error no further job starts; those under way may end (their replies are
+    paid for), then the error is raised as itself. A cancellation ends all of them at once."""
+    waiting = deque(jobs)
+
+    async def work() -> None:
+        while waiting:
+            await waiting.popleft()()
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(pace.concurrency, len(jobs)))]
+    if not workers:
+        return
     try:
-        await asyncio.gather(*tasks)
+        done, under_way = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        waiting.clear()
+        if under_way:
+            await asyncio.wait(under_way, timeout=pace.patience)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    for worker in done:
+        worker.result()
 
 
 def check_failures(done: dict[Head, Explanation], total: int) -> None:

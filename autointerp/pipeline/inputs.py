@@ -57,7 +57,6 @@ class Inputs:
         """Facts for `run.json`."""
         return {
             "model": {
-                "name": self.model.name,
                 "revision": self.model.revision,
                 "layers": self.model.n_layers,
                 "heads": self.model.n_heads,
@@ -69,7 +68,7 @@ class Inputs:
                 "bos": self.model.bos_rule,
             },
             "instrument": asdict(self.instrument),
-            "corpus": asdict(self.corpus.report),
+            "corpus": {**asdict(self.corpus.report), "corpus_hash": self.corpus.report.corpus_hash[:16]},
         }
 
 

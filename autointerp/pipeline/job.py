@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,20 +23,23 @@ from autointerp.errors import AutointerpError, BudgetExceeded, TooManyFailures
 from autointerp.evidence.collect import Collected
 from autointerp.explain import Explanation
 from autointerp.explain.detectors import describe
-from autointerp.pipeline.collecting import collected_evidence
+from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.held_out import ablation_rows, held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.plan import Estimate, estimate_calls
-from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates
+from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates, try_server
 from autointerp.pipeline.versions import versions
 from autointerp.records import Description, Failure, Head, HeadReport, Status, Unscored
+from autointerp.prompting import VARIABLES
 from autointerp.report import write_reports
+from autointerp.report.folder import read_json
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite, SuiteSpec
 from autointerp.scoring.verdict import judge
-from autointerp.store import RequestCache, RunFolder
+from autointerp.store import CallLog, RequestCache, RunFolder
 
 HEADS, RUN = "heads.jsonl", "run.json"
+TEMPLATES = tuple(VARIABLES)
 
 
 class Console(Protocol):
@@ -88,8 +91,11 @@ class _Job:
         self._seconds: dict[str, float] = {}
 
     def run(self, sources: Sources) -> JobResult:
+        templates(self._config).check(TEMPLATES)
+        self._compare_config()
+        self._try_server()
         self._console("loading the model and the corpus", 0, 1)
-        inputs = load_inputs(self._config, sources, self._corpus_folder())
+        inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
         self._save_config(inputs)
         result = JobResult(self._run.root)
         report = inputs.corpus.report
@@ -111,12 +117,16 @@ class _Job:
         write_reports(self._run.root)
         return result
 
-    def _corpus_folder(self) -> Path:
-        """The corpus lies in the run folder; a folder that is no run must not be written to before it is checked."""
-        wanted = self._run.path("config.json")
-        if not wanted.exists():
-            self._run.ensure_config({"config": self._config.model_dump(mode="json")}, ignore=_NOT_COMPARED)
-        return self._run.path("cache/corpus")
+    def _compare_config(self) -> None:
+        """Before anything is loaded or written: a folder that is no run, or another run, must stay as it is."""
+        self._run.ensure_config({"config": self._config.model_dump(mode="json")}, ignore=_FOUND_LATER)
+
+    def _try_server(self) -> None:
+        """A wrong address or key must be known before an hour of collecting."""
+        if self._config.explainer == "llm" and not self._options.dry_run and not self._run.path(ARRAYS).exists():
+            # A budget that does not even allow to ask what the server can do stops the run where it describes.
+            with suppress(BudgetExceeded):
+                asyncio.run(try_server(self._run, self._config, self._options.settings))
 
     def _save_config(self, inputs: Inputs) -> None:
         held = json.loads(self._run.path("config.json").read_text(encoding="utf-8"))
@@ -128,19 +138,18 @@ class _Job:
             "processing": {"fold_ln": False, "center_unembed": False, "value_bias": "constant part subtracted"},
             "corpus_hash": inputs.corpus.report.corpus_hash,
             "seed": self._config.seed,
-            "templates": {n: templates(self._config).hash(n) for n in ("explain", "pointing", "repair")},
+            "templates": {n: templates(self._config).hash(n) for n in TEMPLATES},
             "versions": versions(),
         }
         if set(held) == {"config"}:
-            self._run.ensure_config({"config": wanted["config"]})
             self._run.write_json("config.json", wanted)
         else:
             self._run.ensure_config(wanted, ignore=_NOT_COMPARED)
 
     def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
-        """The reports on disk, if they cover every head and none is to be tried again."""
+        """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
         reports = {r.head: r for r in map(HeadReport.model_validate, self._run.read(HEADS))}
-        if set(reports) != set(inputs.heads):
+        if set(reports) != set(inputs.heads) or read_json(self._run.path(RUN)).get("stopped"):
             return None
         if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
             return None
@@ -198,7 +207,9 @@ class _Job:
         outcome = explanation.outcome
         pointed = state.pointed.get(head)
         if pointed is None and "pointing" in self._config.scorers and isinstance(outcome, Description):
-            why = "the explainer abstained" if outcome.abstained else "no language model in this run"
+            asks = self._config.explainer == "llm"
+            why = "the run stopped before it was asked" if asks else "no language model in this run"
+            why = "the explainer abstained" if outcome.abstained else why
             pointed = Unscored(scorer="pointing", reason=why)
         extra = () if pointed is None else (pointed,)
         numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
@@ -225,7 +236,7 @@ class _Job:
             "explainer": self._config.explainer,
             "lost_in_flight": self._lost(),
             "cost_usd": state.cost_usd,
-            "tokens": _tokens(result.reports),
+            "tokens": dict(zip(("prompt", "completion"), CallLog(self._run).tokens_used, strict=True)),
             "seconds": {**self._seconds, "total": round(time.monotonic() - self._started, 2)},
             "notes": result.notes,
             "command": self._options.command,
@@ -245,10 +256,6 @@ class _Job:
 
 
 _NOT_COMPARED = ("versions",)
-
-
-def _tokens(reports: Sequence[HeadReport]) -> dict[str, int]:
-    return {
-        "prompt": sum(r.provenance.prompt_tokens for r in reports),
-        "completion": sum(r.provenance.completion_tokens for r in reports),
-    }
+_FOUND_LATER = (
+    "model_revision", "dtype", "bos_rule", "processing", "corpus_hash", "seed", "templates", "versions",
+)  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from autointerp.explain import DetectorExplainer, Explainer, Explanation, Langua
 from autointerp.explain.language import LanguageSettings
 from autointerp.llm import ClientOptions
 from autointerp.model import LanguageModel
-from autointerp.pipeline.describing import describe_heads, run_together
+from autointerp.pipeline.describing import Pace, describe_heads, run_together, used_up
 from autointerp.prompting import Templates
 from autointerp.records import Description, Domain, Head, Score, Unscored
 from autointerp.scoring.held_out import HeldOutRows
@@ -59,6 +59,14 @@ def pointing_items(
     return {domain: choose_items(model, rows, heads, config.seed, batch) for domain, rows in test.items()}
 
 
+async def try_server(run: RunFolder, config: RunConfig, settings: Settings) -> None:
+    """Connect once and find out what the server can do; the findings are kept. Raises ServerError or BadInput."""
+    log = CallLog(run)
+    with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
+        async with chat_session(chat_options(config, settings, log), cache, log):
+            pass
+
+
 async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) -> None:
     """Describe all heads and let the LLM point; fills `state` as it goes, so that what was paid for is kept."""
     if plan.config.explainer != "llm":
@@ -78,7 +86,7 @@ async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) 
 def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = None) -> ChatOptions:
     """The chat model that a run or `check-server` talks to."""
     client = ClientOptions(
-        base_url=config.base_url,
+        base_url=settings.base_url or config.base_url,
         api_key=settings.api_key.get_secret_value() if settings.api_key else "",
         timeout=settings.timeout,
         retry_base=settings.retry_base,
@@ -107,7 +115,8 @@ async def _with_server(
     run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress
 ) -> None:
     source = templates(plan.config)
-    explainer = LanguageExplainer(session.chat, session.capabilities, source, language_settings(plan.config))
+    asked = language_settings(plan.config)
+    explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run))
     await _describe(run, explainer, plan, state, progress)
     if "pointing" in plan.config.scorers:
         pointers = {
@@ -119,8 +128,12 @@ async def _with_server(
 
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:
     await describe_heads(
-        run, explainer, plan.collected, plan.heads, state.descriptions, progress, plan.settings.concurrency
+        run, explainer, plan.collected, plan.heads, state.descriptions, progress, _pace(plan.settings)
     )
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(settings.concurrency, settings.timeout)
 
 
 async def _point(plan: TalkPlan, state: Talk, pointers: Mapping[Domain, Pointer], progress: Progress) -> None:
@@ -130,20 +143,17 @@ async def _point(plan: TalkPlan, state: Talk, pointers: Mapping[Domain, Pointer]
         if isinstance(e.outcome, Description) and not e.outcome.abstained
     }
     controlled = control_heads(plan.heads, plan.config.seed)
-    gate = asyncio.Semaphore(plan.settings.concurrency)
-
     async def one(head: Head, description: Description) -> None:
         donors = donor_descriptions(head, described, plan.config.seed) if head in controlled else []
         pointer = pointers.get(description.domain)
         if pointer is None:
             state.pointed[head] = Unscored(scorer="pointing", reason=f"no held-out rows of {description.domain}")
             return
-        async with gate:
-            items = plan.items[description.domain][head]
-            state.pointed[head] = await pointer.score(head, description, donors, items)
+        items = plan.items[description.domain][head]
+        state.pointed[head] = await pointer.score(head, description, donors, items)
         progress("pointing", len(state.pointed), len(described))
 
-    await run_together([one(head, description) for head, description in described.items()])
+    await run_together([partial(one, *pair) for pair in described.items()], _pace(plan.settings))
 
 
 def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:

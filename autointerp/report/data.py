@@ -148,7 +148,7 @@ def _reading(reading: Reading) -> list[Any]:
         reading.lift_over_uniform,
     )
     detail = ", ".join(
-        f"{key} {visible(value) if isinstance(value, str) else value}"
+        f"{key} {visible(value) if isinstance(value, str) else f'{value:.3g}' if isinstance(value, float) else value}"
         for key, value in reading.detail.items()
     )
     return [reading.name, reading.data, *_numbers(numbers), reading.fires, reading.n, detail]

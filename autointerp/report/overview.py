@@ -60,7 +60,7 @@ class Overview:
 
     def facts(self) -> dict[str, Facts]:
         """Groups of facts: what ran, the text, the instrument, cost; empty groups are left out."""
-        groups = {"What ran": self._what(), "Text": self._text(), "Cost": self._cost()}
+        groups = {"Model": self._what(), "Text": self._text(), "Cost": self._cost()}
         groups["Instrument"] = flatten(self.run.get("instrument"))
         groups["Time"] = [(name, f"{value} s") for name, value in flatten(self.run.get("seconds"))]
         return {name: facts for name, facts in groups.items() if facts}

@@ -178,7 +178,6 @@ class Pointer:
         views = [self._view(items[i], shuffle) for i, shuffle in zip(order, letters, strict=True)]
         values = {"looks_at": description.looks_at, "conditions": description.conditions, "items": views}
         prompt = self.templates.render("pointing", values)
-        sizes = [len(view["candidates"]) for view in views]
         request = ChatRequest(
             messages=prompt.messages,
             json_schema=_schema(len(views)),
@@ -193,7 +192,7 @@ class Pointer:
         answer = await ask(
             self.chat,
             request,
-            lambda reply: _choices(reply, sizes),
+            lambda reply: _choices(reply, len(views)),
             lambda reason: self.templates.render("repair", {"reason": reason}).messages[-1]["content"],
             self.capabilities,
         )
@@ -201,7 +200,8 @@ class Pointer:
             return answer
         hits = np.zeros(len(items))
         for place, (item, shuffle) in enumerate(zip(order, letters, strict=True)):
-            hits[item] = shuffle[answer.value[place]] == 0
+            chosen = answer.value[place]
+            hits[item] = chosen < len(shuffle) and shuffle[chosen] == 0
         return hits
 
     def _view(self, item: PointingItem, shuffle: np.ndarray) -> dict[str, Any]:
@@ -233,17 +233,18 @@ def _schema(n: int) -> dict[str, Any]:
     }
 
 
-def _choices(reply: Mapping[str, Any], sizes: Sequence[int]) -> list[int]:
+def _choices(reply: Mapping[str, Any], n: int) -> list[int]:
+    """Places of the letters; one that an item does not offer is a wrong choice, not a bad reply."""
     answers = reply.get("answers")
-    if not isinstance(answers, list) or len(answers) != len(sizes):
+    if not isinstance(answers, list) or len(answers) != n:
         found = len(answers) if isinstance(answers, list) else json.dumps(answers)[:40]
-        raise ValueError(f"answers must be a list of {len(sizes)} letters, one an item; found {found}")
+        raise ValueError(f"answers must be a list of {n} letters, one an item; found {found}")
     places: list[int] = []
-    for number, (letter, _) in enumerate(zip(answers, sizes, strict=True), 1):
-        if not isinstance(letter, str) or letter.strip().upper() not in LETTERS or not letter.strip():
+    for number, letter in enumerate(answers, 1):
+        if not isinstance(letter, str) or letter.strip().upper() not in tuple(LETTERS):
             raise ValueError(f"answer {number} is {json.dumps(letter)[:40]}, not one of the letters of its candidates")
         places.append(LETTERS.index(letter.strip().upper()))
-    return [place if place < size else size for place, size in zip(places, sizes, strict=True)]
+    return places
 
 
 def _score(

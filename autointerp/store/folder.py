@@ -17,6 +17,7 @@ from autointerp.store.lock import FileLock
 
 CONFIG = "config.json"
 LOCK = ".lock"
+CACHE = "cache"  # folder of what a resumed run need not make again
 RUN_ID = ".run-id"
 SHOWN = 80  # characters of a value in a message
 
@@ -31,21 +32,27 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.root = path
         self._lock = FileLock(path / LOCK)
+        self._whole: set[Path] = set()  # files that this process has appended to: their last line is whole
 
     def __enter__(self) -> Self:
         if self.root.exists() and not self.root.is_dir():
             raise RunFolderError(f"--out {self.root} is a file, not a folder. Choose another --out.")
         self._lock.acquire()
         try:
-            with disk_errors(self.root):
-                for part in self.root.glob(".*.part"):
-                    part.unlink()
-            for lines in self.root.glob("*.jsonl"):
-                mend_tail(lines)
+            if self.path(CONFIG).exists():  # other people's files in a folder that is no run are not ours to mend
+                self._mend()
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _mend(self) -> None:
+        for folder in (self.root, self.root / CACHE):
+            with disk_errors(folder):
+                for part in folder.glob(".*.part"):
+                    part.unlink()
+            for lines in folder.glob("*.jsonl"):
+                mend_tail(lines)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,7 +76,11 @@ class RunFolder:
 
     def append(self, name: str, record: BaseModel | Mapping[str, object]) -> None:
         """Add a record as a JSON line, on disk when this returns; NaN becomes null."""
-        append_line(self.path(name), _json(record).encode("utf-8", "backslashreplace"))
+        path = self.path(name)
+        if path not in self._whole and path.exists():
+            mend_tail(path)
+        self._whole.add(path)
+        append_line(path, _json(record).encode("utf-8", "backslashreplace"))
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """All records of a JSONL file, an empty list where there is none."""
