@@ -84,7 +84,7 @@ class Templates:
         for name in names:
             with self._faults(name, VARIABLES[name]):
                 environment.get_template(f"{name}.jinja")
-                parsed = [environment.parse(source) for _, source in self._sources(name)]
+                parsed = [environment.parse(source, file) for file, source in self._sources(name)]
                 for node in (found for tree in parsed for found in tree.find_all(nodes.Include)):
                     if isinstance(node.template, nodes.Const) and not node.ignore_missing:
                         environment.get_template(node.template.value)
@@ -124,7 +124,7 @@ class Templates:
                     raise
                 continue  # rendering says so, unless the include may be missing
             found[current] = source
-            waiting += sorted(n for n in meta.find_referenced_templates(environment.parse(source)) if n)
+            waiting += sorted(n for n in meta.find_referenced_templates(environment.parse(source, current)) if n)
         return list(found.items())
 
     @contextmanager

@@ -95,8 +95,9 @@ def time_ratio(model: LanguageModel, context: int, n: int) -> float:
         if number:  # the first batch warms up
             bare += middle - start
             collected += stop - middle
-    print(f"context {context}: bare {bare / n:.3f} s a batch, collecting {collected / n:.3f} s, ratio {collected / bare:.3f}")
-    return collected / bare
+    ratio = collected / bare
+    print(f"context {context}: bare {bare / n:.3f} s a batch, collecting {collected / n:.3f} s, ratio {ratio:.3f}")
+    return ratio
 
 
 def peak_memory(n_tokens: int, *, small: bool) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 import sqlite3
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from tests.tiny_models import N_CTX, WORDS, tiny_tokenizer
 
 LAYERS, HEADS = 2, 4
 ALL_HEADS = [f"L{layer}H{index}" for layer in range(LAYERS) for index in range(HEADS)]
-PREDICATES = ("distance == 1", "distance == 0", "src == dst and distance > 0", "1 <= distance <= 8", "src.is_punctuation")
+PREDICATES = ("distance == 1", "distance == 0", "src == dst and distance > 0", "1 <= distance <= 8", "src.is_first")
+NOWHERE = "http://127.0.0.1:9/v1"  # in configs, so that runs against servers on different ports are the same run
 QUICK = ("--max-tokens", "5000", "--context", "24", "--seed", "3")
 
 
@@ -83,10 +85,23 @@ def config_for(model: Path, corpus: Path, **values: Any) -> RunConfig:
     return RunConfig(**{"model": str(model), "corpus": (str(corpus),), **quick, **values})
 
 
-def run_here(config: RunConfig, out: Path, retry_failed: bool = False, **settings: Any) -> JobResult:
+def asking_config(model: Path, corpus: Path, **values: Any) -> RunConfig:
+    """A config that asks a server, whose address `run_here(base_url=...)` gives."""
+    return config_for(model, corpus, explainer="llm", llm="test-model", base_url=NOWHERE, **values)
+
+
+def run_here(
+    config: RunConfig, out: Path, *, retry_failed: bool = False, dry_run: bool = False, **settings: Any
+) -> JobResult:
     """`run_job` with quick retries."""
-    options = JobOptions(Settings(**{"retry_base": 0.002, **settings}), "autointerp test", retry_failed)
+    options = JobOptions(Settings(**{"retry_base": 0.002, **settings}), "autointerp test", retry_failed, dry_run)
     return run_job(config, Sources(config.model), out, options, Screen())
+
+
+def subprocess_environment() -> dict[str, str]:
+    """The environment of a child that imports this checkout and keeps to one thread."""
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

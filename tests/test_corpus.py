@@ -181,7 +181,7 @@ def test_a_document_of_up_to_64_windows_is_not_cut() -> None:
 
 @settings(deadline=None)
 @given(st.text(st.sampled_from("ab é🙂\n"), max_size=300), st.integers(2, 20), st.booleans())
-def test_offsets_point_at_the_text_of_their_section(text: str, context: int, bos: bool) -> None:  # noqa: FBT001
+def test_offsets_point_at_the_text_of_their_section(text: str, context: int, bos: bool) -> None:
     spec = WindowSpec(context=context, bos_id=BOS if bos else None, max_windows_per_doc=2, section_windows=3)
     sections = list(documents_of(text, CharEncoder(), spec))
     assert "".join(section.text for section in sections) == text

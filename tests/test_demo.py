@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from autointerp.demo import pairs
 from autointerp.demo.brackets import bracket_pairs
-from autointerp.demo.card import Measures, clopper_pearson, load, render
+from autointerp.demo.card import Measures, load, render
 from autointerp.demo.corpus import KIND_WEIGHTS, DemoDocument, documents, held_out_texts, ioi_prompts
 from autointerp.demo.measure import (
     IoiResult,
@@ -216,13 +216,6 @@ def test_bracket_pairs_nest() -> None:
     assert found == [("[", "]"), ('"', '"'), ("(", ")")]
     assert bracket_pairs(")(") == []
 
-
-def test_clopper_pearson_against_known_values() -> None:
-    assert clopper_pearson(8, 10) == pytest.approx((0.4439, 0.9748), abs=1e-4)
-    assert clopper_pearson(0, 20) == pytest.approx((0.0, 0.1684), abs=1e-4)
-    assert clopper_pearson(20, 20)[1] == 1.0
-    with pytest.raises(ValueError, match="not a rate"):
-        clopper_pearson(3, 2)
 
 
 VOCABULARY = Vocabulary(tuple(range(10, 200)), [([1], [2])], bos=0, to=3, names=frozenset({4, 5}))

@@ -56,7 +56,7 @@ def capable(body: dict[str, Any], *, enforce: bool) -> Any:
 
 
 @pytest.mark.parametrize("enforce", [True, False])
-def test_only_an_enforced_schema_counts(enforce: bool) -> None:  # noqa: FBT001
+def test_only_an_enforced_schema_counts(enforce: bool) -> None:
     def answer(asked: ChatRequest) -> Any:
         form = {
             "schema": {"type": "json_schema", "json_schema": {"schema": asked.json_schema}},

@@ -127,6 +127,24 @@ def _mostly_sink(ids: Tensor) -> Tensor:
     return pattern.expand(4, -1, -1)
 
 
+def test_each_filter_is_on_a_lower_end() -> None:
+    prompts = [replace(p, text="so " * (k % 5) + p.text) for k, p in enumerate(fifty())]
+    table = looks_at(looker(), prompts, ANY)
+    row = by_head(table)["L0H0"]
+    assert row.mass_ci_low < row.mass_mean < row.mass_ci_high
+    assert row.margin_ci_low <= row.margin_mean <= row.margin_ci_high
+    between = (row.mass_ci_low + row.mass_mean) / 2
+    for filters, kept in (
+        (LooksAtFilter(), True),
+        (LooksAtFilter(min_rate=0.93), False),  # 50 of 50 have the lower end .929
+        (LooksAtFilter(min_mass=between), False),
+        (LooksAtFilter(min_mass=row.mass_ci_low), True),
+        (LooksAtFilter(min_margin=row.margin_ci_high + 1e-6), False),
+    ):
+        assert ("L0H0" in {found.head for found in table.select(filters).rows}) is kept, filters
+    assert "L0H0" in {found.head for found in table.intersection().rows}
+
+
 def test_spans_of_several_tokens() -> None:
     model = looker()
     text = "the cat sat and the cat ran on it was"

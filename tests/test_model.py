@@ -54,8 +54,10 @@ def test_every_architecture_is_proved_and_measured_right(architecture: str) -> N
     assert report.future_mass == 0
     assert report.logit_shift > 0.01
     ids = some_ids(model)
+    network = random_network(architecture, model.d_vocab)
+    network.set_attn_implementation("eager")
     with torch.no_grad():
-        original = model.bridge.original_model(ids, use_cache=False, output_attentions=True)
+        original = network(ids, use_cache=False, output_attentions=True)
     torch.testing.assert_close(model.logits(ids), original.logits, atol=1e-5, rtol=0)
     layers = layers_of(model, ids)
     assert [layer.index for layer in layers] == [0, 1]

@@ -50,7 +50,7 @@ def truth_of(model: LanguageModel, rows: HeldOutRows, layer: int) -> list[tuple[
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_tallies_equal_a_count_pair_by_pair(kind: str) -> None:
+def test_tallies_equal_a_count_pair_by_pair(kind: str) -> None:  # noqa: C901
     model = tiny_model(kind)
     rows = rows_of(model)
     table = TokenTable.from_strings(model.strings, model.special_ids)
@@ -159,12 +159,13 @@ def contest_scores(truth_predicate: str, own: str, n: int = 40) -> Score:
 
 
 def test_a_perfect_predicate_scores_one_and_a_wrong_one_is_refuted() -> None:
-    right = contest_scores("src.lower == dst.prev.lower and distance > 1", "src.lower == dst.prev.lower and distance > 1")
+    rule = "src.lower == dst.prev.lower and distance > 1"
+    right = contest_scores(rule, rule)
     assert (right.value, right.low, right.high) == (1.0, 1.0, 1.0)
     assert all(c.beaten for c in right.controls)
     assert right.details["iou"] == right.details["auprc"] == right.details["coverage"] == 1.0
     assert right.chance == pytest.approx(2 * right.prevalence / (1 + right.prevalence))
-    swapped = contest_scores("src.lower == dst.prev.lower and distance > 1", "distance == 2")
+    swapped = contest_scores(rule, "distance == 2")
     assert judge(claim(), (swapped,), (), effect()).verdict == "refuted"
 
 

@@ -148,7 +148,8 @@ async def _choose_model(server: OpenAIChat, cache: ReplyCache) -> tuple[str, ...
         return ()
     if names is None or len(names) != 1:
         listed = "lists no models" if not names else f"has several: {', '.join(names[:10])}"
-        raise ServerError(f"--llm names no model, and the server {listed}. Name one with --llm.")
+        hint = "" if names else await server.hint_v1()
+        raise ServerError(f"--llm names no model, and the server {listed}.{hint or ' Name one with --llm.'}")
     server.model = names[0]
     return (f"model: {names[0]} (the only one that the server has)",)
 

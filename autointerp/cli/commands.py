@@ -80,22 +80,28 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """The prompt of one head, from a run's evidence or collected now."""
     head = _one_head(arguments.heads)
     config, settings = resolve(arguments, {})
+    _check_prompts(config)
     _silence()
     from autointerp.explain import explain_prompt
     from autointerp.pipeline.collecting import collected_evidence, evidence_of
     from autointerp.pipeline.inputs import load_inputs
-    from autointerp.pipeline.talking import language_settings, templates
+    from autointerp.pipeline.talking import language_settings, saved_prompting, templates
     from autointerp.store import RunFolder
 
-    evidence = evidence_of(Path(arguments.out), head) if arguments.out else None
-    if evidence is None:
+    context: int | None = None
+    if arguments.out:
+        evidence = evidence_of(Path(arguments.out), head)
+        given = {name: getattr(config, name) for name in ("prompts", "instruction") if getattr(config, name)}
+        config, context = saved_prompting(Path(arguments.out), given)
+    else:
         screen = Screen()
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as run:
-            inputs = load_inputs(config.model_copy(update={"heads": str(head)}), _sources(config), Path(folder) / "cache")
+            one = config.model_copy(update={"heads": str(head)})
+            inputs = load_inputs(one, _sources(config), Path(folder) / "cache")
             collected = collected_evidence(run, inputs, [head], config.seed, settings.batch_size, screen)
         screen.close()
         evidence = collected.evidence[head]
-    prompt, notes = explain_prompt(evidence, templates(config), language_settings(config))
+    prompt, notes = explain_prompt(evidence, templates(config), language_settings(config), context)
     for message in prompt.messages:
         say(f"=== {message['role']} ===\n{message['content']}")
     for note in notes:
@@ -146,13 +152,22 @@ def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, J
     from autointerp.pipeline import JobOptions, run_job
 
     folder = Path(arguments.out) if arguments.out else _default_folder(config)
-    options = JobOptions(settings, shlex.join(["autointerp", *words]), arguments.retry_failed, arguments.dry_run)
+    if not arguments.out:
+        screen.note(f"run folder: {folder} (give --out {folder} to go on after an interruption)")
+    shown = [word.replace(settings.base_url, config.base_url) if settings.base_url else word for word in words]
+    options = JobOptions(settings, shlex.join(["autointerp", *shown]), arguments.retry_failed, arguments.dry_run)
     return screen, run_job(config, _sources(config), folder, options, screen)
 
 
 def _resolved(arguments: argparse.Namespace) -> tuple[RunConfig, Settings]:
-    """Options over environment, `auto` decided."""
+    """Options over environment, `auto` decided. The config is saved, so its address holds no password."""
+    from autointerp.llm.faults import shown_url
+
     config, settings = resolve(arguments, read_environment())
+    try:
+        config = config.model_copy(update={"base_url": config.base_url and shown_url(config.base_url.strip())})
+    except ValueError as error:
+        raise BadInput(f"--base-url {config.base_url!r} is not a web address ({error}). Correct it.") from None
     if config.explainer == "auto":
         server = config.llm or config.base_url or settings.api_key
         config = config.model_copy(update={"explainer": "llm" if server else "detectors"})
@@ -169,9 +184,9 @@ def _chosen(config: RunConfig) -> str:
 
 def _check_prompts(config: RunConfig) -> None:
     """A broken template must be known before an hour of collecting."""
-    from autointerp.prompting import Templates
+    from autointerp.prompting import VARIABLES, Templates
 
-    Templates(Path(config.prompts) if config.prompts else None).check(("explain", "pointing", "repair"))
+    Templates(Path(config.prompts) if config.prompts else None).check(VARIABLES)
 
 
 def _sources(config: RunConfig) -> Sources:

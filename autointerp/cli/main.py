@@ -7,41 +7,63 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from autointerp import __version__
 from autointerp.cli import commands
+from autointerp.cli.interrupt import INTERRUPTED, ends_on_interrupt
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
 from autointerp.errors import AutointerpError
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # tokens can hold what a terminal's encoding cannot
     parser = _parser()
     arguments = parser.parse_args(argv)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return int(arguments.run(arguments, words))
+        with ends_on_interrupt():
+            return int(arguments.run(arguments, words))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+        sys.stderr.write("\ninterrupted; the same command with the same --out goes on from here\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # threads of the libraries must not hold the process back
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has seen enough; what Python writes at its end must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except AutointerpError as error:
         if arguments.debug:
             raise
-        sys.stderr.write(f"\nautointerp: {error}\n")
+        sys.stderr.write(f"\nautointerp: {_short(str(error))}\n")
         return error.exit_code
+    except OSError as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"\nautointerp: {_short(str(error))}. What was written before is intact.\n")
+        return AutointerpError.exit_code
+
+
+def _short(text: str) -> str:
+    """At most three lines, and no page of them."""
+    return "\n".join(line[:1500] for line in text.strip().splitlines()[:3])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of printing all options first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"autointerp: {message}. `{self.prog} --help` lists what can be given.\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="autointerp",
         description="Describes what each attention head of a language model does, and tests every description.",
         epilog="exit codes: 0 done, 1 done but some heads failed, 2 wrong request, 3 stopped at the budget, "

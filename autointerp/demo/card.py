@@ -21,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,6 +40,7 @@ from autointerp.demo.measure import (
 )
 from autointerp.demo.model import weights_folder
 from autointerp.demo.windows import encode_documents, ordinary_ids
+from autointerp.stats.bootstrap import clopper_pearson
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -70,28 +70,6 @@ def load() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     folder = weights_folder()
     model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
     return model, AutoTokenizer.from_pretrained(folder)
-
-
-def clopper_pearson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a rate (Clopper and Pearson 1934); ValueError unless 0 <= right <= n and n > 0."""
-    if not 0 <= right <= n or n == 0:
-        raise ValueError(f"{right} right of {n} is not a rate; count the prompts again")
-    tail = (1 - level) / 2
-
-    def at_most(rate: float, k: int) -> float:
-        counts = torch.arange(k + 1, dtype=torch.float64)
-        probs = torch.distributions.Binomial(n, torch.tensor(rate, dtype=torch.float64)).log_prob(counts)
-        return float(probs.exp().sum())
-
-    def solve(k: int, target: float) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if at_most(middle, k) > target else (low, middle)
-        return (low + high) / 2
-
-    lower = 0.0 if right == 0 else solve(right - 1, 1 - tail)
-    return lower, 1.0 if right == n else solve(right, tail)
 
 
 def losses_by_kind(

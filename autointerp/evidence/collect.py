@@ -131,7 +131,7 @@ def _detect(
         for i in range(best.shape[1])
     }
     inputs = DetectorInputs(rows, pool, state.expected_share(), own)
-    return run_detectors(model, inputs, DetectorSpec(seed=spec.seed))
+    return run_detectors(model, inputs, DetectorSpec.sized(model, spec.seed))
 
 
 def first_windows(documents: np.ndarray, limit: int) -> np.ndarray:

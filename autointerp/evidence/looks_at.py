@@ -24,9 +24,10 @@ from autointerp.evidence.looks_at_table import LooksAtFilter, LooksAtRow, LooksA
 from autointerp.evidence.pairs import row_pairs
 from autointerp.evidence.prompt_spans import LooksAtPrompt, Placed, place
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
-from autointerp.intervals import clopper_pearson, mean_intervals
 from autointerp.model import LanguageModel, Layer
 from autointerp.records import Head
+from autointerp.stats.bootstrap import clopper_pearson
+from autointerp.stats.means import mean_intervals
 
 MEASURES = (
     "hit",

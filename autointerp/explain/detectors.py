@@ -37,7 +37,7 @@ class Claim:
     """Where a head looks: a sentence and the rule that says the same."""
 
     looks_at: str
-    predicate: str
+    predicate: str | None
 
 
 def _fixed(sentence: str, predicate: str) -> Callable[[Reading, Evidence], Claim]:
@@ -73,15 +73,23 @@ def _own_tokens(evidence: Evidence) -> Claim:
     shown: list[str] = []
     for total in evidence.stats.top_sources[:8]:
         if len("src.text in {}" + ", ".join(_quoted(t) for t in [*shown, total.token])) > MAX_PREDICATE:
-            break
+            continue
         shown.append(total.token)
+    if not shown:  # a vocabulary can hold a token that is longer than a predicate may be
+        return Claim("Every token attends to a few set tokens, too long to be written here.", None)
     names = ", ".join(_quoted(t) for t in shown)
     return Claim(f"Every token attends to a few set tokens: {names}.", f"src.text in {{{names}}}")
 
 
 def _quoted(token: str) -> str:
-    escaped = "".join(c if c.isprintable() and c not in "\\\"" else f"\\u{ord(c):04x}" for c in token if ord(c) < 0x10000)
-    return f'"{escaped}"'
+    return '"' + "".join(map(_literal, token)) + '"'
+
+
+def _literal(character: str) -> str:
+    if character.isprintable() and character not in "\\\"":
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 CLAIMS: dict[str, Callable[[Reading, Evidence], Claim]] = {
@@ -124,7 +132,8 @@ def describe(evidence: Evidence) -> Description:
     label = pattern[0]
     reading = _strongest(evidence, label)
     claim = CLAIMS[label](reading, evidence)
-    parse(claim.predicate)  # a claim of ours that does not parse is our error, and must not pass silently
+    if claim.predicate is not None:
+        parse(claim.predicate)  # a claim of ours that does not parse is our error, and must not pass silently
     further = tuple(dict.fromkeys([*pattern, *([output] if output else [])]))
     others = f" It also does: {', '.join(pattern[1:])}." if len(pattern) > 1 else ""
     return Description(
@@ -163,7 +172,8 @@ def _without_pattern(evidence: Evidence, output: str | None) -> Description:
 def _strongest(evidence: Evidence, label: str) -> Reading:
     """The reading of the label with the larger lift among those that fire."""
     fired = [r for r in evidence.readings if r.name == label and r.fires]
-    return max(fired, key=lambda r: r.lift_over_uniform)
+    others = [r for r in fired if r.detail.get("class") != "punctuation"]  # it has a label of its own
+    return max(others or fired, key=lambda r: r.lift_over_uniform)
 
 
 def _domain(evidence: Evidence, label: str) -> Domain:

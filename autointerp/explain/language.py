@@ -19,7 +19,7 @@ from autointerp.predicate import parse
 from autointerp.prompting import Prompt, Templates
 from autointerp.records import LABELS, Description, Evidence, Failure, Head, Provenance
 
-MAX_PROMPT_TOKENS = 12_000
+MAX_PROMPT_TOKENS = 8_000
 SHRINKS, SHRINK = 6, 0.6  # how often, and to what, a prompt that the server finds too long is cut
 TEMPLATE, REPAIR = "explain", "repair"
 REPAIRS = 2

@@ -89,11 +89,11 @@ def _example(example: Example) -> Plain:
 
 def _source(source: Source) -> Plain:
     flags = ("is_self", "is_prev", "dup_of_dst", "after_dup", "equals_next", "first_occurrence")
-    return {
+    view: Plain = {
         "src": source.token,
         "distance": source.distance,
         "share": round(source.share, 2),
         "contribution_share": round(source.contribution_share, 2),
-        "around": "".join(source.around),
         "flags": [name for name in flags if getattr(source, name)],
     }
+    return view | {"around": "".join(source.around)} if source.distance > BEFORE else view

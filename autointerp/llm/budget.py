@@ -9,6 +9,7 @@ else unknown.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -192,14 +193,20 @@ class Budget:
 
 
 class BudgetedChat:
-    """Reserves before each request and settles after it."""
+    """Reserves before each request and settles after it.
+
+    A reservation is far above what is used, so a request that does not fit beside those under way waits for them;
+    the budget is exceeded where a request does not fit alone.
+    """
 
     def __init__(self, inner: ChatModel, budget: Budget) -> None:
         self._inner, self._budget = inner, budget
+        self._under_way = 0
+        self._settled = asyncio.Event()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """See `ChatModel.complete`."""
-        reservation = self._budget.reserve(request)
+        reservation = await self._reserve(request)
         usage: Usage | None = None
         try:
             reply = await self._inner.complete(request)
@@ -207,6 +214,21 @@ class BudgetedChat:
             return reply.model_copy(update={"usage": usage})
         finally:
             self._budget.settle(reservation, usage)
+            self._under_way -= 1
+            self._settled.set()
+
+    async def _reserve(self, request: ChatRequest) -> Reservation:
+        while True:
+            try:
+                reservation = self._budget.reserve(request)
+            except BudgetExceeded:
+                if not self._under_way:
+                    raise
+                self._settled.clear()
+                await self._settled.wait()
+            else:
+                self._under_way += 1
+                return reservation
 
     def _guess(self, request: ChatRequest, reply: ChatReply) -> Usage:
         prompt = self._budget.estimate(request).prompt_tokens

@@ -60,7 +60,7 @@ def prove(model: LanguageModel) -> tuple[LanguageModel, InstrumentReport]:
         )
     shift, read_only = _zeroing_shift(model, ids)
     sinks = _has_sinks(model)
-    model = replace(model, logit_scale=_logit_scale(model, ids))
+    model = replace(model, logit_scale=_logit_scale(replace(model, logit_scale=1.0), ids))
     error = _resume_error(model, ids)
     proved = replace(model, sink_logits=sinks, exact_resume=error < 1e-3)
     return proved, InstrumentReport(low, high, future, z_error, shift, sinks, read_only, error < 1e-3, error)

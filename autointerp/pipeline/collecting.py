@@ -51,10 +51,13 @@ def _load(run: RunFolder, heads: Sequence[Head]) -> Collected | None:
         return Collected(evidence, saved["z_mean"], saved["pool"])
 
 
-def evidence_of(folder: Path, head: Head) -> Evidence | None:
-    """A head's evidence from a run on disk, None where the run has none. Raises BadInput where there is no run."""
-    if not folder.is_dir():
-        raise BadInput(f"--out {folder} is not a folder. Give the folder of a run, or leave --out away.")
+def evidence_of(folder: Path, head: Head) -> Evidence:
+    """A head's evidence from a run on disk. Raises BadInput where there is none: other evidence would be no answer."""
     path = folder / EVIDENCE
-    records = map(Evidence.model_validate, read_records(path)) if path.exists() else iter(())
-    return next((e for e in records if e.head == head), None)
+    if not path.exists():
+        raise BadInput(f"--out {folder} holds no evidence. Give the folder of a run, or leave --out away.")
+    records = map(Evidence.model_validate, read_records(path))
+    found = next((e for e in records if e.head == head), None)
+    if found is None:
+        raise BadInput(f"the run in {folder} has no head {head}. Name one of its heads, or leave --out away.")
+    return found

@@ -78,7 +78,8 @@ def load_inputs(config: RunConfig, sources: Sources, folder: Path) -> Inputs:
     heads = parse_heads(config.heads, model.n_layers, model.n_heads)
     if config.context > model.n_ctx:
         raise BadInput(
-            f"--context {config.context} is longer than the model's context of {model.n_ctx}. Use at most {model.n_ctx}."
+            f"--context {config.context} is longer than the model's context of {model.n_ctx}. "
+            f"Use at most {model.n_ctx}."
         )
     return Inputs(model, instrument, load_corpus(config, sources, model, folder), heads)
 

@@ -30,8 +30,8 @@ from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.plan import Estimate, estimate_calls
 from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates, try_server
 from autointerp.pipeline.versions import versions
-from autointerp.records import Description, Failure, Head, HeadReport, Status, Unscored
 from autointerp.prompting import VARIABLES
+from autointerp.records import Description, Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite, SuiteSpec
@@ -119,7 +119,10 @@ class _Job:
 
     def _compare_config(self) -> None:
         """Before anything is loaded or written: a folder that is no run, or another run, must stay as it is."""
-        self._run.ensure_config({"config": self._config.model_dump(mode="json")}, ignore=_FOUND_LATER)
+        wanted = {"config": self._config.model_dump(mode="json")}
+        if set(read_json(self._run.path("config.json"))) == {"config"}:
+            self._run.write_json("config.json", wanted)  # model or corpus could not be used: nothing was made with it
+        self._run.ensure_config(wanted, ignore=_FOUND_LATER)
 
     def _try_server(self) -> None:
         """A wrong address or key must be known before an hour of collecting."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autointerp.config import RunConfig, Settings
+from autointerp.evidence.collect import Collected
 from autointerp.explain import explain_prompt
 from autointerp.llm import ChatRequest, Usage, estimate_prompt, find_prices
-from autointerp.evidence.collect import Collected
 from autointerp.pipeline.inputs import Inputs
 from autointerp.pipeline.talking import DONORS, control_heads, language_settings, templates
 

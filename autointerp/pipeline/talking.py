@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
-from autointerp.chat import ChatOptions, chat_session
+from autointerp.chat import SERVER_FILE, ChatOptions, chat_session
 from autointerp.chat.session import ChatSession
 from autointerp.config import RunConfig, Settings
+from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, Progress
 from autointerp.explain import DetectorExplainer, Explainer, Explanation, LanguageExplainer
 from autointerp.explain.language import LanguageSettings
@@ -20,6 +22,7 @@ from autointerp.model import LanguageModel
 from autointerp.pipeline.describing import Pace, describe_heads, run_together, used_up
 from autointerp.prompting import Templates
 from autointerp.records import Description, Domain, Head, Score, Unscored
+from autointerp.report.folder import read_json
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.pointing import Pointer, PointingItem, choose_items
 from autointerp.store import CallLog, RequestCache, RunFolder
@@ -76,7 +79,7 @@ async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) 
     with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
         async with chat_session(chat_options(plan.config, plan.settings, log), cache, log) as session:
             state.notes += session.notes
-            run.write_json("server.json", session.capabilities)
+            run.write_json(SERVER_FILE, session.capabilities)
             try:
                 await _with_server(run, plan, state, session, progress)
             finally:
@@ -105,6 +108,17 @@ def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = No
 def templates(config: RunConfig) -> Templates:
     """The user's templates before the shipped ones."""
     return Templates(Path(config.prompts) if config.prompts else None)
+
+
+def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, int | None]:
+    """The config of a run on disk with `given` in place of its own, and the context of its server where it is known."""
+    saved = read_json(folder / "config.json").get("config", {})
+    try:
+        config = RunConfig.model_validate({**saved, **given})
+    except ValidationError as error:
+        raise BadInput(f"{folder / 'config.json'} is not of this version ({error.errors()[0]['msg']}).") from None
+    context = read_json(folder / SERVER_FILE).get("context")
+    return config, context if isinstance(context, int) else None
 
 
 def language_settings(config: RunConfig) -> LanguageSettings:

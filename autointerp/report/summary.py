@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -124,8 +123,10 @@ class Summary:
 
     def supported_rate(self) -> tuple[float, float, float]:
         """Supported heads over all heads, with the exact (Clopper-Pearson) 95 % interval."""
+        from autointerp.stats.bootstrap import clopper_pearson
+
         n, k = self.n_total, self.verdicts["supported"]
-        return (k / n if n else math.nan, *clopper_pearson(k, n))
+        return (k / n, *clopper_pearson(k, n)) if n else (math.nan, math.nan, math.nan)
 
 
 def headline(report: HeadReport) -> Score | None:
@@ -151,35 +152,3 @@ def margin_group(report: HeadReport) -> Group:
     if judged.verdict == "unscored" or judged.margin is None or not math.isfinite(judged.margin):
         return "unscored"
     return "counted"
-
-
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a rate (Clopper and Pearson 1934), by bisection on the binomial tails."""
-    if trials == 0:
-        return math.nan, math.nan
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else _bisect(lambda p: 1 - _binomial_cdf(successes - 1, trials, p) < tail)
-    high = 1.0 if successes == trials else _bisect(lambda p: _binomial_cdf(successes, trials, p) > tail)
-    return low, high
-
-
-def _bisect(below: Callable[[float], bool]) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return (low + high) / 2
-
-
-def _binomial_cdf(k: int, n: int, p: float) -> float:
-    if p <= 0 or p >= 1:
-        return float(p <= 0 or k >= n)
-    logs = (
-        math.lgamma(n + 1)
-        - math.lgamma(i + 1)
-        - math.lgamma(n - i + 1)
-        + i * math.log(p)
-        + (n - i) * math.log1p(-p)
-        for i in range(k + 1)
-    )
-    return min(1.0, math.fsum(math.exp(log) for log in logs))

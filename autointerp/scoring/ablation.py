@@ -17,8 +17,8 @@ from torch import Tensor
 
 from autointerp.model import CleanRun, LanguageModel, clean_run, log_probs, with_changed_z
 from autointerp.records import Head, Interval
-from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.stats.bootstrap import Resamples, interval
 
 VOCABULARY_CELLS = 1_500_000  # positions of a window times vocabulary, above which positions are sampled
 BATCH_CELLS = 30_000_000
@@ -99,7 +99,9 @@ class _Positions:
     next_ids: Int[Tensor, " row"]
 
     @classmethod
-    def of(cls, ids: Int[np.ndarray, "window pos"], scored: Bool[np.ndarray, "window pos"], device: torch.device) -> _Positions:
+    def of(
+        cls, ids: Int[np.ndarray, "window pos"], scored: Bool[np.ndarray, "window pos"], device: torch.device
+    ) -> _Positions:
         window, pos = np.nonzero(scored)
         following = ids[window, pos + 1].astype(np.int64)
         return cls(*(torch.as_tensor(a, device=device) for a in (window, pos, following)))

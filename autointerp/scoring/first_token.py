@@ -12,9 +12,9 @@ from jaxtyping import Float64
 
 from autointerp.model import LanguageModel, Layer
 from autointerp.records import Control, Head, Score, Unscored
-from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
+from autointerp.stats.bootstrap import Resamples, interval
 
 QUANTITIES = ("tp", "fp", "positives", "negatives", "sink", "rows")
 

@@ -26,9 +26,9 @@ from autointerp.llm import CONTEXT, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.model import LanguageModel, Layer
 from autointerp.prompting import Templates
 from autointerp.records import Control, Description, Failure, Head, Score, Unscored
-from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
+from autointerp.stats.bootstrap import Resamples, interval
 
 N_ITEMS, N_OTHERS, BEFORE, AROUND = 20, 4, 40, 3
 REPEATS_WITHOUT_LOGPROBS = 3

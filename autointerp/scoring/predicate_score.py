@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.records import Control, Score, Unscored
-from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.scoring.tallies import BY_HEAD, BY_PREDICATE, LayerTallies
+from autointerp.stats.bootstrap import Resamples, interval
+from autointerp.stats.metrics import PEARSON_SUMS, f1_from_counts, pearson_from_sums
 
 MIN_DOCUMENTS = 30
 DIFFUSE = 0.5
@@ -62,16 +63,14 @@ class HeadTallies:
 
 
 def f1(sums: dict[str, np.ndarray]) -> np.ndarray:
-    """2TP / (2TP + FP + FN) with FN = positives - TP; NaN where there is nothing to find or predict."""
-    return _divide(2 * sums["tp"], sums["tp"] + sums["fp"] + sums["positives"])
+    """F1 over pairs from sums of counts; NaN without a positive."""
+    return np.asarray(f1_from_counts(sums["tp"], sums["fp"], sums["positives"] - sums["tp"]))
 
 
 def pearson(sums: dict[str, np.ndarray]) -> np.ndarray:
     """Correlation of the predicate (0 or 1) with a over all scored pairs; 0 for a constant predictor."""
-    n, e, a = sums["pairs"], sums["predicted"], sums["sum_a"]
-    covariance = sums["predicted_a"] * n - e * a
-    spread = np.sqrt(np.maximum(e * n - e * e, 0) * np.maximum(sums["sum_aa"] * n - a * a, 0))
-    return np.where(spread > 0, _divide(covariance, spread), 0.0)
+    columns = dict(w="pairs", we="predicted", wa="sum_a", wee="predicted", waa="sum_aa", wea="predicted_a")
+    return np.asarray(pearson_from_sums(np.stack([sums[columns[name]] for name in PEARSON_SUMS], -1)))
 
 
 METRICS = {"f1": f1, "pearson": pearson}
@@ -195,7 +194,7 @@ def _details(own: Sums, test: HeadTallies) -> dict[str, float | int | str | None
     return {
         "iou": float(_divide(tp, positives + totals["fp"])),
         "f1": float(f1(totals)),
-        "f1_natural_negatives": float(_divide(2 * tp, tp + totals["fp_natural"] + positives)),
+        "f1_natural_negatives": float(f1(totals | {"fp": totals["fp_natural"]})),
         "pearson": float(pearson(totals)),
         "cosine": float(_divide(totals["predicted_a"], np.sqrt(predicted * totals["sum_aa"]))),
         "auprc": float(_zero_nan(precision * recall)) + prevalence * (1 - float(_zero_nan(recall))),

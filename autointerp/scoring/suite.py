@@ -19,12 +19,12 @@ from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
 from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
 from autointerp.scoring.ablation import Effects, ablate_heads
-from autointerp.stats.bootstrap import Resamples
 from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
 from autointerp.scoring.predicted import GENERIC, POSITIONAL_RIVALS, PredictedPairs, overlap
 from autointerp.scoring.tallies import LayerTallies, tally
+from autointerp.stats.bootstrap import Resamples
 
 DONOR_POOL = 24
 DETECTOR_TEXT = "detector text"

@@ -117,7 +117,8 @@ def _tally_layer(
         pairs, positive, negative = classes[window]
         share = truth.a[window] * pairs
         matched = negative * weights[:, window, :, None]
-        matrices = [positive, matched, negative, pairs, share, truth.contribution[window], share.square(), share * positive]
+        contribution = truth.contribution[window]
+        matrices = [positive, matched, negative, pairs, share, contribution, share.square(), share * positive]
         cells = torch.from_numpy(np.concatenate([predicted[:, window], everything])).flatten(1).float()
         sums[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
     rows = torch.stack(truth.valid).sum((0, 2)).clamp_min(1)

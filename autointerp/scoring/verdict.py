@@ -4,8 +4,8 @@
 |---|---|
 | unscored | abstained, failed, no items, or fewer than 30 held-out documents (or repeats) with a positive |
 | refuted | a null is not beaten, or a rival is better (upper end of the margin below 0) |
-| supported | every null beaten, the best rival beaten or the same rule, coverage >= .25 of the claim's domain, and the |
-|           | lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
+| supported | every null beaten, the best rival beaten or the same rule, coverage >= .25 of the claim's domain, and |
+|           | the lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
 | partly | everything else |
 """
 
