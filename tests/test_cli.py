@@ -350,9 +350,7 @@ def test_render_with_a_run_shows_what_that_run_sent(place: Place, tmp_path: Path
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "html", "table"])
-def test_multiples_in_every_form(
-    place: Place, capsys: Said, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_multiples_in_every_form(place: Place, capsys: Said, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr("socket.socket.connect", None)
     words = ["multiples", "0.1", "--model", str(place.model), "--corpus", str(place.corpus), *QUICK, "--top", "4"]
     assert main([*words, "--format", form]) == 0

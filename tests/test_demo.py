@@ -238,7 +238,7 @@ def test_random_windows_only_count_what_can_be_predicted() -> None:
 
 def test_text_windows_have_bos_and_cover_the_document() -> None:
     rng = random.Random(1)
-    windows = list(text_windows([7, 3, 4, 8, 4], VOCABULARY, 64, rng))
+    windows = list(text_windows([7, 3, 4, 8, 4], VOCABULARY, 64, rng, RECEIVER_WEIGHT))
     assert [window.ids for window in windows] == [[0, 7, 3, 4, 8, 4]]
     assert windows[0].weights == [0, 1, 1, RECEIVER_WEIGHT, 1, 1]
     pieces = list(text_windows(list(range(10, 110)), VOCABULARY, 33, rng))

@@ -61,7 +61,7 @@ def handmade(*readings: Reading, sink: float = 0.1, writes: tuple[float, float] 
             [reading("induction", "repeats", 0.3), reading("induction", "text", 0.8)],
             "induction", "src.prev == dst and distance > 0", "text",
         ),
-        ([reading("previous_token", "repeats", 0.9), reading("previous_token")], "previous_token", "distance == 1", "text"),
+        ([reading("previous_token", "repeats"), reading("previous_token")], "previous_token", "distance == 1", "text"),
         ([reading("fixed_offset", offset=3)], "fixed_offset", "distance == 3", "text"),
         ([reading("punctuation")], "punctuation", "src.is_punctuation", "text"),
         (
@@ -94,7 +94,9 @@ def test_what_fires_is_what_is_claimed(
 
 
 def test_it_abstains_where_nothing_fires_and_says_what_came_closest() -> None:
-    quiet = [r.model_copy(update={"fires": False}) for r in (reading("induction", lift=4), reading("previous_token", lift=9))]
+    quiet = [
+        r.model_copy(update={"fires": False}) for r in (reading("induction", lift=4), reading("previous_token", lift=9))
+    ]
     said = describe(handmade(*quiet))
     assert (said.abstained, said.label, said.predicate) == (True, "unclear", None)
     assert "previous_token" in said.summary
@@ -107,7 +109,9 @@ def test_writing_is_read_from_the_output_side() -> None:
     assert describe(handmade(writes=(-0.1, 0.2))).writes.startswith("No consistent effect")
     copying = describe(handmade(reading("copying", "parameters")))
     assert (copying.label, copying.labels, copying.abstained) == ("unclear", ("copying",), True)
-    assert describe(handmade(reading("anti_copying", "parameters"), writes=(-0.6, -0.2))).labels == ("copy_suppression",)
+    assert describe(handmade(reading("anti_copying", "parameters"), writes=(-0.6, -0.2))).labels == (
+        "copy_suppression",
+    )
     assert describe(handmade(reading("anti_copying", "parameters"), writes=(-0.1, 0.2))).labels == ()
 
 
@@ -142,7 +146,9 @@ def test_an_odd_token_is_quoted_whole(token: str) -> None:
     said = describe(own([token]))
     assert said.predicate is not None
     (literal,) = re.findall(r"\{(.*)\}", said.predicate, re.DOTALL)
-    assert json.loads(re.sub(r"\\U000(.)(....)", lambda m: json.dumps(chr(int(m[1] + m[2], 16)))[1:-1], literal)) == token
+    assert (
+        json.loads(re.sub(r"\\U000(.)(....)", lambda m: json.dumps(chr(int(m[1] + m[2], 16)))[1:-1], literal)) == token
+    )
 
 
 def test_every_claim_parses() -> None:
@@ -179,7 +185,12 @@ def description(explanation: Explanation) -> Description:
 def test_a_good_reply_becomes_a_description() -> None:
     explanation, chat = explained(REPLY)
     said = description(explanation)
-    assert (said.label, said.predicate, said.confidence, said.abstained) == ("previous_token", "distance == 1", 0.8, False)
+    assert (said.label, said.predicate, said.confidence, said.abstained) == (
+        "previous_token",
+        "distance == 1",
+        0.8,
+        False,
+    )
     assert said.looks_at == REPLY["looks_at"]
     assert explanation.provenance.prompt == chat.requests[0].messages
     assert json.loads(explanation.provenance.raw_replies[0]) == REPLY
@@ -248,7 +259,9 @@ def test_abstentions_carry_no_claim() -> None:
 
 
 def test_the_prompt_is_blind_and_its_evidence_is_json() -> None:
-    prompt, _ = explain_prompt(handmade(reading("previous_token")), Templates(), LanguageSettings(instruction="Be short."))
+    prompt, _ = explain_prompt(
+        handmade(reading("previous_token")), Templates(), LanguageSettings(instruction="Be short.")
+    )
     system, user = (m["content"] for m in prompt.messages)
     assert "L11H7" not in system + user
     assert not re.search(r"L\d+H\d+|layer", system + user, re.I)
@@ -272,7 +285,9 @@ def test_hostile_tokens_stay_inside_the_data_block() -> None:
 
 
 def test_numbers_that_are_undefined_do_not_break_the_prompt() -> None:
-    evidence = handmade(reading("induction").model_copy(update={"percentile": float("nan"), "lift_over_uniform": float("nan")}))
+    evidence = handmade(
+        reading("induction").model_copy(update={"percentile": float("nan"), "lift_over_uniform": float("nan")})
+    )
     prompt, _ = explain_prompt(evidence, Templates(), LanguageSettings())
     assert '"percentile_among_heads": null' in prompt.messages[1]["content"]
 

@@ -129,8 +129,9 @@ def test_folder_and_encoding(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="is not a folder"):
         Templates(tmp_path / "none")
     (tmp_path / "repair.jinja").write_bytes("ä {{ reason }}".encode("latin-1"))
-    for use in (lambda t: t.check(["repair"]), lambda t: t.render("repair", {"reason": ""}), lambda t: t.hash("repair")):
+    templates = Templates(tmp_path)
+    for use in (templates.check, lambda names: templates.render(names[0], {"reason": ""})):
         with pytest.raises(PromptError, match="not UTF-8"):
-            use(Templates(tmp_path))
+            use(["repair"])
     with pytest.raises(PromptError, match=r"nothere\.jinja is not in"):
         Templates(tmp_path).render("nothere", {})

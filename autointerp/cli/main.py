@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="autointerp",
         description="Describes what each attention head of a language model does, and tests every description.",
         epilog="exit codes: 0 done, 1 done but some heads failed, 2 wrong request, 3 stopped at the budget, "

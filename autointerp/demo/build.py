@@ -19,23 +19,25 @@ class TrainConfig:
     """Everything that determines the weights (beside library versions and the processor)."""
 
     seed: int = 0
-    n_tokens: int = 6_000_000
+    n_tokens: int = 6_500_000
     batch_tokens: int = 2048
     vocab_size: int = 2600
     tokenizer_documents: int = 6000
     n_ctx: int = 256
     short_ctx: int = 32
-    short_share: float = 0.35
-    d_model: int = 160
+    short_share: float = 0.33
+    d_model: int = 128
     n_layers: int = 4
     n_heads: int = 8
-    d_mlp: int = 320
+    d_mlp: int = 256
     learning_rate: float = 3e-3
     final_learning_rate: float = 1e-4
     warmup_share: float = 0.04
     weight_decay: float = 0.05
     random_share: float = 0.15
     short_random_share: float = 0.5
+    pair_share: float = 0.4
+    pair_from: float = 0.4
 
 
 def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:

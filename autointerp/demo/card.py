@@ -133,7 +133,8 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         f"peak learning rate {config['learning_rate']}; windows of {config['short_ctx']} ids for the first "
         f"{config['short_share']:.0%} of the tokens, then of {config['n_ctx']}; random-token "
         f"windows: {config['short_random_share']:.0%} of the short ones, {config['random_share']:.0%} of the "
-        "long ones.",
+        f"long ones; from {config['pair_from']:.0%} of the tokens on, windows of two-person sentences alone, "
+        f"{config['pair_share']:.0%} as often as others.",
         "- Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "- Command: `python -m autointerp.demo.train --out DIR`. Same seed and versions give the same corpus "
         "and tokenizer on any machine; the weights agree up to floating-point order.",

@@ -1,4 +1,4 @@
-"""List-like kinds of the demo corpus: lists, routes, roll calls with repeats marked, tables, code."""
+"""List-like kinds of the demo corpus: lists, inventories, roll calls with repeats marked, tables, code."""
 
 from __future__ import annotations
 
@@ -69,16 +69,6 @@ def roll_call(scene: Scene) -> str:
     return polish(scene.expand("{adj} {abstract}")) + ":" + separator.join(parts) + "."
 
 
-def route(scene: Scene) -> str:
-    """A way there and back: items, then the same items in reverse."""
-    rng = scene.rng
-    pool = rng.choice(_POOLS)
-    items = rng.sample(pool, rng.randrange(5, min(30, len(pool))))
-    separator = rng.choice((", ", "; ", " - "))
-    there, back = separator.join(items), separator.join(reversed(items))
-    return f"{scene.sentence('HEADLINE')}. {scene.sentence()} There: {there}. And back: {back}."
-
-
 def tally(scene: Scene) -> str:
     """Items with their running count: "key 1, boat 1, key 2"."""
     counts: Counter[str] = Counter()
@@ -140,8 +130,7 @@ def code(scene: Scene) -> str:
 
 LEDGERS: dict[str, tuple[int, Callable[[Scene], str]]] = {
     "list": (6, listing),
-    "roll_call": (10, roll_call),
-    "route": (6, route),
+    "roll_call": (8, roll_call),
     "tally": (3, tally),
     "table": (3, table),
     "code": (8, code),

@@ -42,6 +42,7 @@ from autointerp.demo.windows import (
     batches,
     encode_documents,
     ordinary_ids,
+    pair_windows,
     random_window,
     text_windows,
 )
@@ -55,14 +56,21 @@ logger = logging.getLogger(__name__)
 def window_stream(
     tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, config: TrainConfig
 ) -> Iterator[Window]:
-    """Endless training windows, short ones first: text of fresh documents, mixed with random windows."""
+    """Endless training windows, short ones first: text of fresh documents, mixed with random windows and with
+    windows of two-person sentences alone."""
     rng = random.Random(f"windows:{config.seed}")
     sent = 0
+    pairs = pair_windows(tokenizer, vocabulary, random.Random(f"pairs:{config.seed}"))
     for ids in encode_documents(tokenizer, documents(config.seed)):
         short = sent < config.short_share * config.n_tokens
         length = config.short_ctx if short else config.n_ctx
         random_share = config.short_random_share if short else config.random_share
+        pair_share = config.pair_share if sent >= config.pair_from * config.n_tokens else 0.0
         for window in text_windows(ids, vocabulary, length, rng):
+            while rng.random() < pair_share:
+                drawn = next(pairs)
+                sent += len(drawn.ids)
+                yield drawn
             while rng.random() < random_share:
                 drawn = random_window(vocabulary, length, rng)
                 sent += len(drawn.ids)

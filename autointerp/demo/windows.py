@@ -1,19 +1,16 @@
 """Training windows of the demo model: BOS and up to `length - 1` ids of one document, or random ids.
 
 1. Text: documents are tokenised and cut into consecutive pieces; half of the long ones from a random offset.
-2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) a run and its mirror image;
-   (c) ids each followed by a mark that says whether the id occurred before; (d) noise in which runs come
-   back. They are drawn from ids that occur in text, so that induction and duplicate-token heads hold for any
-   token. Runs of two or three are solved by looking back a fixed distance, which is learned first and is what
-   the longer ones build on.
-3. Each id has a weight as a target: 0 where nothing could predict it (the first time of random ids), more
-   than 1 for the few that hang on one circuit: a receiver's name after "to", and the marks of (c).
-4. Batches hold windows of similar length, padded on the right.
+2. Random (a fixed share): (a) a run of distinct ids, said two or more times; (b) ids each followed by a mark that
+   says whether the id occurred before; (c) noise in which runs come back. They are drawn from ids that occur in
+   text, so that induction holds for any token.
+3. Pairs (from a set point on): one to three two-person sentences alone, the receiver's name weighted more.
+4. Each id has a weight as a target: 0 where nothing could predict it (the first time of random ids).
+5. Batches hold windows of similar length, padded on the right.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,12 +19,13 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from autointerp.demo.corpus import DemoDocument
+from autointerp.demo.grammar import Scene
+from autointerp.demo.pairs import pair_sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 RECEIVER_WEIGHT = 5.0
-MARK_WEIGHT = 3.0
 _ENCODE_BATCH = 512
 
 
@@ -66,7 +64,9 @@ def ordinary_ids(documents: Iterable[list[int]], at_least: int = 3) -> list[int]
     return sorted(token for token, times in counts.items() if times >= at_least)
 
 
-def text_windows(ids: list[int], vocabulary: Vocabulary, length: int, rng: random.Random) -> Iterator[Window]:
+def text_windows(
+    ids: list[int], vocabulary: Vocabulary, length: int, rng: random.Random, receiver: float = 1.0
+) -> Iterator[Window]:
     """Consecutive pieces of one document; a last piece under 16 ids is left out unless it is the only one."""
     size = length - 1
     start = rng.randrange(size // 2) if len(ids) > size and rng.random() < 0.5 else 0
@@ -74,32 +74,36 @@ def text_windows(ids: list[int], vocabulary: Vocabulary, length: int, rng: rando
         piece = ids[begin : begin + size]
         if len(piece) >= 16 or begin == 0:
             weights = [
-                RECEIVER_WEIGHT if before == vocabulary.to and token in vocabulary.names else 1.0
+                receiver if before == vocabulary.to and token in vocabulary.names else 1.0
                 for before, token in pairwise([vocabulary.bos, *piece])
             ]
             yield Window([vocabulary.bos, *piece], [0.0, *weights])
 
 
+def pair_windows(
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, rng: random.Random
+) -> Iterator[Window]:
+    """Endless windows of one to three two-person sentences: what hangs on their one circuit is rare in running text."""
+    scene = Scene(rng)
+    while True:
+        texts = [" ".join(pair_sentence(scene) for _ in range(rng.randrange(1, 4))) for _ in range(_ENCODE_BATCH)]
+        for encoding in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
+            yield from text_windows(encoding.ids, vocabulary, len(encoding.ids) + 1, rng, RECEIVER_WEIGHT)
+
+
 def random_window(vocabulary: Vocabulary, length: int, rng: random.Random) -> Window:
     """A window of random ordinary ids, of one of the four sorts."""
-    sort = rng.choices((_repeated_run, _there_and_back, _marked_items, _noise_with_runs), (4, 3, 2, 1))[0]
+    sort = rng.choices((_repeated_run, _marked_items, _noise_with_runs), (5, 3, 2))[0]
     ids, weights = sort(vocabulary, length, rng)
     ids, weights = ids[: length - 1], weights[: length - 1]
     return Window([vocabulary.bos, *ids], [0.0, *weights])
 
 
 def _repeated_run(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
-    size = round(math.exp(rng.uniform(math.log(2), math.log(length // 2))))
-    run = rng.sample(vocabulary.ordinary, size)
-    times = max(2, length // size)
-    return run * times, [0.0] * (size + 1) + [1.0] * (size * (times - 1) - 1)
-
-
-def _there_and_back(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
-    """A run and its mirror image: the next id stands before the earlier copy of the present one."""
     size = rng.randrange(4, length // 2)
     run = rng.sample(vocabulary.ordinary, size)
-    return run + run[::-1], [0.0] * size + [1.0] * size
+    times = max(2, min(4, length // size))
+    return run * times, [0.0] * (size + 1) + [1.0] * (size * (times - 1) - 1)
 
 
 def _marked_items(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
@@ -113,7 +117,7 @@ def _marked_items(vocabulary: Vocabulary, length: int, rng: random.Random) -> tu
         mark = again if item in seen else new
         seen.add(item)
         ids += [item, *mark]
-        weights += [0.0] + [MARK_WEIGHT] * len(mark)
+        weights += [0.0] + [1.0] * len(mark)
     return ids, weights
 
 

@@ -77,7 +77,7 @@ class RunFolder:
     def append(self, name: str, record: BaseModel | Mapping[str, object]) -> None:
         """Add a record as a JSON line, on disk when this returns; NaN becomes null."""
         path = self.path(name)
-        if path not in self._whole and path.exists():
+        if path not in self._whole and path.is_file():
             mend_tail(path)
         self._whole.add(path)
         append_line(path, _json(record).encode("utf-8", "backslashreplace"))
