@@ -50,9 +50,7 @@ class TokenRow:
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.values):
-            raise BadInput(
-                f"{len(self.tokens)} tokens but {len(self.values)} values: give one value per token."
-            )
+            raise BadInput(f"{len(self.tokens)} tokens but {len(self.values)} values: give one value per token.")
 
     def __str__(self) -> str:
         return tokens_text(self.tokens, self.values)
@@ -63,9 +61,7 @@ def tokens_html(row: TokenRow) -> str:
     limit = _limit(row.values, row.scale)
     spans = []
     for position in _shown(row):
-        spans.append(
-            '<span aria-hidden="true">…</span>' if position is None else _token_span(row, position, limit)
-        )
+        spans.append('<span aria-hidden="true">…</span>' if position is None else _token_span(row, position, limit))
     return _box(row.title, f'<div style="{_MONO}">{"".join(spans)}</div>{_legend(row.scale, limit)}')
 
 
@@ -75,9 +71,7 @@ def rows_html(
     """Several value rows under one row of tokens, as a table; all rows share the colour scale."""
     for name, values in rows.items():
         if len(values) != len(tokens):
-            raise BadInput(
-                f"row {name!r} has {len(values)} values for {len(tokens)} tokens: give one per token."
-            )
+            raise BadInput(f"row {name!r} has {len(values)} values for {len(tokens)} tokens: give one per token.")
     drawn = {name: [float(value) for value in values] for name, values in rows.items()}
     limit = _limit([value for values in drawn.values() for value in values], scale)
     head = "".join(f'<th scope="col" style="{_CELL}">{_token_text(token)}</th>' for token in tokens)
@@ -119,17 +113,13 @@ def map_html(
     """
     grid = [[float(value) for value in line] for line in pattern]
     if len(grid) != len(tokens) or any(len(line) != len(tokens) for line in grid):
-        raise BadInput(
-            f"the map is not {len(tokens)} x {len(tokens)} for {len(tokens)} tokens: give [dst src]."
-        )
+        raise BadInput(f"the map is not {len(tokens)} x {len(tokens)} for {len(tokens)} tokens: give [dst src].")
     head = "".join(f'<th scope="col" style="{_CELL}">{_token_text(token)}</th>' for token in tokens)
     lines = []
     for dst, line in enumerate(grid):
         cells = "".join(_map_cell(value, grey=src in sink) for src, value in enumerate(line[: dst + 1]))
         empty = "<td></td>" * (len(tokens) - dst - 1)
-        lines.append(
-            f'<tr><th scope="row" style="{_CELL}">{_token_text(tokens[dst])}</th>{cells}{empty}</tr>'
-        )
+        lines.append(f'<tr><th scope="row" style="{_CELL}">{_token_text(tokens[dst])}</th>{cells}{empty}</tr>')
     top = f"<tr><td>dst \\ src</td>{head}</tr>"
     table = f'<table style="{_MONO};border-collapse:collapse">{top}{"".join(lines)}</table>'
     return _box(title, f'<div style="overflow-x:auto">{table}</div>{_legend("unit", 1.0)}')
@@ -138,9 +128,7 @@ def map_html(
 def tokens_text(tokens: Sequence[str], values: Sequence[float | None], digits: int | None = 2) -> str:
     """The text form `"tok"[0.42] "tok"`; None has no bracket; `digits=None` writes floats in full."""
     if len(tokens) != len(values):
-        raise BadInput(
-            f"{len(tokens)} tokens but {len(values)} values: the text form needs one value per token."
-        )
+        raise BadInput(f"{len(tokens)} tokens but {len(values)} values: the text form needs one value per token.")
     return " ".join(_text_item(token, value, digits) for token, value in zip(tokens, values, strict=True))
 
 

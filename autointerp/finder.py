@@ -60,9 +60,7 @@ class TokenSpan:
             return range(self.start, self.stop)[key]
         part = range(self.start, self.stop)[key]
         if len(part) == 0 or part.step != 1:
-            raise BadInput(
-                f"{key} of the {len(self)}-token span {self.text!r} is no span; slice whole runs of it."
-            )
+            raise BadInput(f"{key} of the {len(self)}-token span {self.text!r} is no span; slice whole runs of it.")
         return self._finder.span(part.start, part.stop)
 
     @property
@@ -129,9 +127,7 @@ class TokenFinder:
     def _setup(self, text: str, ids: npt.NDArray[np.int64], ranges: npt.NDArray[np.int64]) -> None:
         if len(ids) != len(ranges):
             raise BadInput(f"{len(ids)} ids but {len(ranges)} offsets; give those of one encoding.")
-        if len(ranges) and (
-            ranges.min() < 0 or ranges.max() > len(text) or (ranges[:, 0] > ranges[:, 1]).any()
-        ):
+        if len(ranges) and (ranges.min() < 0 or ranges.max() > len(text) or (ranges[:, 0] > ranges[:, 1]).any()):
             raise BadInput(f"offsets {ranges.min()} to {ranges.max()} in a text of {len(text)} characters.")
         self.text, self.ids = text, ids
         self._ranges = ranges
@@ -151,9 +147,7 @@ class TokenFinder:
     def span(self, start: int, stop: int) -> TokenSpan:
         """The span of tokens `start` to `stop` (half-open)."""
         if not 0 <= start < stop <= len(self):
-            raise BadInput(
-                f"tokens {start} to {stop} are no span of the {len(self)} fed; give 0 <= start < stop."
-            )
+            raise BadInput(f"tokens {start} to {stop} are no span of the {len(self)} fed; give 0 <= start < stop.")
         ranges = self._ranges[start:stop]
         covered = ranges[ranges[:, 1] > ranges[:, 0]]
         first, last = (int(covered[0, 0]), int(covered[:, 1].max())) if len(covered) else map(int, ranges[0])
@@ -203,17 +197,13 @@ class TokenFinder:
             low, high = match.scope.start, match.scope.stop
         for first, last in occurrences(self.text, needle, case=match.case):
             candidates = {self._tokens_of(first, last, match), self._spaced(first, last, match)}
-            spans = sorted(
-                span for span in candidates if span is not None and low <= span[0] and span[1] <= high
-            )
+            spans = sorted(span for span in candidates if span is not None and low <= span[0] and span[1] <= high)
             if spans:
                 yield spans
 
     def _tokens_of(self, first: int, last: int, match: _Match) -> tuple[int, int] | None:
         """Tokens of the characters `first` to `last` as they are, without a space before them."""
-        spaced = self.text[first] == " " or (
-            not match.whole_tokens and self.text[max(0, first - 1) : first] == " "
-        )
+        spaced = self.text[first] == " " or (not match.whole_tokens and self.text[max(0, first - 1) : first] == " ")
         if (match.space == "require" and not spaced) or (match.space == "forbid" and spaced):
             return None
         return self._cover(first, last, match)
@@ -236,9 +226,7 @@ class TokenFinder:
         if left > right:
             return None
         if match.whole_tokens:
-            ends = match.allow_partial_last or (
-                self._stops[right] == last and not inside_word(self.text, last)
-            )
+            ends = match.allow_partial_last or (self._stops[right] == last and not inside_word(self.text, last))
             if self._starts[left] != first or inside_word(self.text, first) or not ends:
                 return None
         return int(self._visible[left]), int(self._visible[right]) + 1
@@ -246,9 +234,7 @@ class TokenFinder:
     def check_own(self, span: TokenSpan) -> None:
         """Raise BadInput where `span` is not one of this text."""
         if span.stop > len(self) or self.span(span.start, span.stop) != span:
-            raise BadInput(
-                f"{span.text!r} ({span.start} to {span.stop}) is a span of another text, not of this one."
-            )
+            raise BadInput(f"{span.text!r} ({span.start} to {span.stop}) is a span of another text, not of this one.")
 
     def _not_found(self, needle: str, match: _Match) -> BadInput:
         scope = range(len(self)) if match.scope is None else match.scope
@@ -280,9 +266,7 @@ def role_positions(
     for column, (name, role) in enumerate(roles.items()):
         each = [role] * len(prompts) if isinstance(role, str | TokenSpan) else list(role)
         if len(each) != len(prompts):
-            raise BadInput(
-                f"role {name!r} has {len(each)} entries for {len(prompts)} prompts; give one a prompt."
-            )
+            raise BadInput(f"role {name!r} has {len(each)} entries for {len(prompts)} prompts; give one a prompt.")
         for row, (finder, wanted) in enumerate(zip(prompts, each, strict=True)):
             try:
                 found[row, column] = _role_range(finder, wanted, single=not range)

@@ -16,9 +16,7 @@ def inside_word(text: str, at: int) -> bool:
 def _in_word(char: str) -> bool:
     # Scripts without case (Lo) may be written without spaces, so that no border can be told within them.
     return (
-        char == "_"
-        or unicodedata.category(char)[0] in "MN"
-        or (char.isalpha() and unicodedata.category(char) != "Lo")
+        char == "_" or unicodedata.category(char)[0] in "MN" or (char.isalpha() and unicodedata.category(char) != "Lo")
     )
 
 

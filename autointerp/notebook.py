@@ -91,9 +91,7 @@ class NotebookModel:
         """A seeded uniform draw of attention pairs of a head."""
         return random_multiples(self.model, self.windows(texts), _head(head), RandomQuery(**options))
 
-    def looks_at(
-        self, prompts: Sequence[LooksAtPrompt], filters: LooksAtFilter | None = None
-    ) -> LooksAtTable:
+    def looks_at(self, prompts: Sequence[LooksAtPrompt], filters: LooksAtFilter | None = None) -> LooksAtTable:
         """The heads that attend from the prompts' destination to their sources; see `looks_at_prompts`."""
         return looks_at(self.model, prompts, filters)
 

@@ -32,9 +32,7 @@ class TokenTable:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise BadInput(
-                    f"a row has {len(row)} cells for {len(self.columns)} columns: give one cell per column."
-                )
+                raise BadInput(f"a row has {len(row)} cells for {len(self.columns)} columns: give one cell per column.")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,9 +54,7 @@ class TokenTable:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
         for row in self.rows:
-            writer.writerow(
-                [self._csv_cell(name, cell) for name, cell in zip(self.columns, row, strict=True)]
-            )
+            writer.writerow([self._csv_cell(name, cell) for name, cell in zip(self.columns, row, strict=True)])
         return out.getvalue()
 
     def to_markdown(self) -> str:
@@ -73,9 +69,7 @@ class TokenTable:
 
     def to_html(self) -> str:
         """A self-contained HTML fragment; a token cell also has the token as JSON in `data-token`."""
-        head = "".join(
-            f'<th scope="col" style="{_PAD};text-align:left">{escape(name)}</th>' for name in self.columns
-        )
+        head = "".join(f'<th scope="col" style="{_PAD};text-align:left">{escape(name)}</th>' for name in self.columns)
         body = "".join(
             "<tr>" + "".join(self._html_cell(n, c) for n, c in zip(self.columns, row, strict=True)) + "</tr>"
             for row in self.rows

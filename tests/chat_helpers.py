@@ -90,9 +90,7 @@ class Wire:
         return asyncio.run(self.chat.complete(asked or request()))
 
 
-def error(
-    status: int, message: str = "no", headers: dict[str, str] | None = None, **fields: Any
-) -> httpx2.Response:
+def error(status: int, message: str = "no", headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
     return httpx2.Response(status, json={"error": {"message": message, **fields}}, headers=headers)
 
 

@@ -29,9 +29,7 @@ FAULTS = (
     "error_200",
     "no_content",
 )
-ANSWERED_FAULTS = frozenset(
-    {"cut_json"}
-)  # a whole reply with a damaged content: received, never to be asked again
+ANSWERED_FAULTS = frozenset({"cut_json"})  # a whole reply with a damaged content: received, never to be asked again
 WORDS = ("the", "previous", "token", "after", "a", "comma", "name", "same", "word", "before")
 
 Answer = Callable[[dict[str, Any]], str | Mapping[str, Any]]

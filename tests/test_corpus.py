@@ -279,9 +279,7 @@ def test_clusters_equal_those_of_a_direct_comparison(seed: int, stock: int) -> N
     rng = random.Random(seed)
     sentences = [prose(rng.randrange(10**6), rng.randrange(5, 14), 30) for _ in range(stock)]
     texts = [
-        " ".join(
-            rng.choice(sentences) if rng.random() < 0.5 else prose(rng.randrange(10**6), 9) for _ in range(5)
-        )
+        " ".join(rng.choice(sentences) if rng.random() < 0.5 else prose(rng.randrange(10**6), 9) for _ in range(5))
         for _ in range(14)
     ] + ["three words only", "Three words  only", "four words it is"]
     file = ShingleFile(Path(os.environ.get("TMPDIR", "/tmp")) / f"shingles-{os.getpid()}")
@@ -293,9 +291,7 @@ def test_clusters_equal_those_of_a_direct_comparison(seed: int, stock: int) -> N
         file.close()
 
 
-def test_clusters_do_not_depend_on_how_the_index_is_parted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clusters_do_not_depend_on_how_the_index_is_parted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = many(40, 30)
     texts += [f"{text} and more of it" for text in texts[:15]]
     whole = built(texts, tmp_path / "a").cluster

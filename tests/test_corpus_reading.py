@@ -133,17 +133,13 @@ def test_cutting_lines_and_paragraphs_does_not_depend_on_the_chunks(text: str, s
     chunks = [text[at : at + size] for at in range(0, len(text), size)]
     lines = list(lines_of(chunks, limit))
     assert lines == list(lines_of([text], limit))
-    assert "".join(line.text + "\n" * line.ends for line in lines).removesuffix("\n") == text.removesuffix(
-        "\n"
-    )
+    assert "".join(line.text + "\n" * line.ends for line in lines).removesuffix("\n") == text.removesuffix("\n")
     paragraphs = list(paragraphs_of(chunks, limit))
     assert paragraphs == list(paragraphs_of([text], limit))
     assert all(0 < len(paragraph) <= limit for paragraph in paragraphs)
     assert "".join("".join(paragraphs).split()) == "".join(text.split())
     if len(text) <= limit:
-        assert paragraphs == [
-            part.strip() for part in re.split(r"\n(?: *\n)+", f"\n\n{text}\n\n") if part.strip()
-        ]
+        assert paragraphs == [part.strip() for part in re.split(r"\n(?: *\n)+", f"\n\n{text}\n\n") if part.strip()]
 
 
 def test_a_paragraph_without_end_is_cut_at_line_or_word_borders() -> None:
@@ -214,9 +210,7 @@ def test_hub_errors_are_clear(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(5)
 
     fake_datasets(monkeypatch, unreachable)
-    with pytest.raises(
-        BadInput, match=r"hf:x cannot be read: ConnectionError: Couldn't reach 'x' on the Hub\. "
-    ):
+    with pytest.raises(BadInput, match=r"hf:x cannot be read: ConnectionError: Couldn't reach 'x' on the Hub\. "):
         list(read_texts(["hf:x"]))
     fake_datasets(monkeypatch, hangs)
     with pytest.raises(BadInput, match="nothing arrived for 0 s after 1 items"):

@@ -80,9 +80,7 @@ def test_entity_spans_are_exact_and_complete() -> None:
     for document in held_out():
         for span in document.entities:
             assert document.text[span.start : span.stop] == span.mention == names[span.entity_id]
-        mentioned = sum(
-            len(re.findall(rf"\b{re.escape(entity.mention)}\b", document.text)) for entity in ENTITIES[::7]
-        )
+        mentioned = sum(len(re.findall(rf"\b{re.escape(entity.mention)}\b", document.text)) for entity in ENTITIES[::7])
         chosen = {entity.entity_id for entity in ENTITIES[::7]}
         assert mentioned == sum(span.entity_id in chosen for span in document.entities)
 
@@ -217,7 +215,6 @@ def test_bracket_pairs_nest() -> None:
     assert bracket_pairs(")(") == []
 
 
-
 VOCABULARY = Vocabulary(tuple(range(10, 200)), [([1], [2])], bos=0, to=3, names=frozenset({4, 5}))
 
 
@@ -276,8 +273,7 @@ def test_the_card_shows_every_head_and_is_in_the_docs() -> None:
     shape = torch.full((2, 3), 0.4)
     measures = Measures(
         random={
-            name: shape
-            for name in ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
+            name: shape for name in ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
         },
         text=TextScores(shape, shape, shape, shape, shape, n_documents=4, n_closings=9),
         pairs=IoiResult(100, 97, 2.5),

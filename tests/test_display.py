@@ -178,9 +178,7 @@ def test_html_forms_never_let_a_token_become_markup(token: str) -> None:
             "th",
         }
         assert all(
-            name in {"style", "title", "class", "scope", "aria-hidden"}
-            for _, attrs in page.tags
-            for name in attrs
+            name in {"style", "title", "class", "scope", "aria-hidden"} for _, attrs in page.tags for name in attrs
         )
         assert visible(token) in "".join(page.texts)
         source.encode("utf-8")
@@ -188,17 +186,13 @@ def test_html_forms_never_let_a_token_become_markup(token: str) -> None:
 
 def test_colour_scales_are_fixed_or_symmetric() -> None:
     assert "rgba(37,99,235,0.325)" in tokens_html(TokenRow(("a",), (0.5,)))
-    assert "rgba(37,99,235,0.325)" in tokens_html(
-        TokenRow(("a", "b"), (0.5, 0.5))
-    )  # no stretching to the maximum
+    assert "rgba(37,99,235,0.325)" in tokens_html(TokenRow(("a", "b"), (0.5, 0.5)))  # no stretching to the maximum
     page = tokens_html(TokenRow(("a", "b"), (-2.0, 1.0), scale="signed"))
     assert "rgba(217,95,2,0.650)" in page and "rgba(37,99,235,0.325)" in page and "-2" in page
 
 
 def test_attention_row_greys_the_sink_and_prints_the_mass() -> None:
-    page = attention_html(
-        TokenRow(("<s>", "a", "b"), (0.6, 0.1, 0.3), marked=frozenset({2}), sink=frozenset({0}))
-    )
+    page = attention_html(TokenRow(("<s>", "a", "b"), (0.6, 0.1, 0.3), marked=frozenset({2}), sink=frozenset({0})))
     assert "mass 0.4" in page and "(sink)" in page
     assert "&quot;b&quot; 0.75" in page and "&quot;a&quot; 0.25" in page
 

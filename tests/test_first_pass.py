@@ -233,7 +233,8 @@ def test_statistics_of_a_head() -> None:
     ids = explain.token_ids()[order]
     assert [t.token for t in six.top_sources] == [model.strings[int(i)] for i in ids[:20]]
     assert six.top_sources[0].base_rate == whole().token_counts[order[0]] / whole().token_counts.sum()
-    assert six.top_sources[0].part == pytest.approx(whole().source_totals[:, 6].max() / whole().source_totals[:, 6].sum())
+    totals = whole().source_totals[:, 6]
+    assert six.top_sources[0].part == pytest.approx(totals.max() / totals.sum())
     assert sum(t.part for t in six.top_destinations) <= 1
 
 

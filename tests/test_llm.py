@@ -97,9 +97,7 @@ def test_all_that_determines_a_reply_enters_the_hash(change: dict[str, Any]) -> 
 
 
 def test_model_and_server_enter_the_hash_and_a_trailing_slash_does_not() -> None:
-    hashes = {
-        request_hash(request(), m, u) for m in "ab" for u in ("http://x/v1", "http://x/v1/", "http://y/v1")
-    }
+    hashes = {request_hash(request(), m, u) for m in "ab" for u in ("http://x/v1", "http://x/v1/", "http://y/v1")}
     assert len(hashes) == 4
 
 
@@ -110,9 +108,7 @@ TRANSIENT: dict[str, Step] = {
     "500": error(500),
     "503 text": httpx2.Response(503, text="Service Unavailable"),
     "html": httpx2.Response(200, text="<html>login</html>", headers={"content-type": "text/html"}),
-    "cut json": httpx2.Response(
-        200, text='{"choices": [{"mess', headers={"content-type": "application/json"}
-    ),
+    "cut json": httpx2.Response(200, text='{"choices": [{"mess', headers={"content-type": "application/json"}),
     "empty body": httpx2.Response(200, text=""),
     "a list": httpx2.Response(200, json=[1]),
     "no choices": httpx2.Response(200, json={"choices": []}),
@@ -160,9 +156,7 @@ FATAL = {
     "unprocessable": (httpx2.Response(422, json={"detail": [{"msg": "wrong"}]}), RequestRefused, "wrong"),
     "too large": (error(413, "body"), ContextOverflow, "too long"),
     "overflow": (
-        error(
-            400, "request exceeds", type="exceed_context_size_error", code=400, n_prompt_tokens=900, n_ctx=512
-        ),
+        error(400, "request exceeds", type="exceed_context_size_error", code=400, n_prompt_tokens=900, n_ctx=512),
         ContextOverflow,
         "prompt 900 tokens, context 512",
     ),

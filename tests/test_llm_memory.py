@@ -44,9 +44,7 @@ def test_a_budget_is_checked_before_each_send_and_settled_by_usage() -> None:
     small = request("x" * 300, max_tokens=300, json_schema=None)
     asyncio.run(chat.complete(small))
     assert budget.spent.completion_tokens == by_characters(TEXT)
-    assert budget.cost == pytest.approx(
-        (budget.spent.prompt_tokens + 2 * budget.spent.completion_tokens) / 1e6
-    )
+    assert budget.cost == pytest.approx((budget.spent.prompt_tokens + 2 * budget.spent.completion_tokens) / 1e6)
     with pytest.raises(BudgetExceeded, match="--budget-tokens 1000"):
         asyncio.run(chat.complete(small.changed(max_tokens=900)))
     assert BudgetExceeded("").exit_code == 3
@@ -89,10 +87,7 @@ def test_prices() -> None:
     assert find_prices("anything", "http://127.0.0.1:1/v1").cost(Usage(prompt_tokens=9)) == 0
     unknown = find_prices("anything", "http://far.test/v1")
     assert unknown.cost(Usage()) is None and "--price-input" in unknown.source
-    assert (
-        find_prices("anything", "http://far.test/v1", (1.0, 2.0)).cost(Usage(completion_tokens=500_000))
-        == 1.0
-    )
+    assert find_prices("anything", "http://far.test/v1", (1.0, 2.0)).cost(Usage(completion_tokens=500_000)) == 1.0
     with pytest.raises(BadInput, match="no price known"):
         Budget(unknown, usd=1.0)
 

@@ -104,11 +104,7 @@ JSON = st.recursive(
 def test_every_object_survives_its_surroundings(value: dict[str, Any], before: str) -> None:
     after = "\n```" if before.startswith("```") else ""
     text = before + json.dumps(value) + after
-    if (
-        "think>" not in json.dumps(value)
-        and "reasoning>" not in json.dumps(value)
-        and "```" not in json.dumps(value)
-    ):
+    if "think>" not in json.dumps(value) and "reasoning>" not in json.dumps(value) and "```" not in json.dumps(value):
         assert next(json_objects(text)) == value
 
 
@@ -128,9 +124,7 @@ def test_a_hostile_reply_is_read_quickly() -> None:
 # --- structured replies
 
 
-def run_ask(
-    chat: ChatModel, asked: ChatRequest | None = None, **fields: Any
-) -> Answer[tuple[str, int]] | Failure:
+def run_ask(chat: ChatModel, asked: ChatRequest | None = None, **fields: Any) -> Answer[tuple[str, int]] | Failure:
     capabilities = fields.pop("capabilities", Capabilities())
     return asyncio.run(ask(chat, asked or request(), parse, repair, capabilities, **fields))
 
@@ -163,9 +157,7 @@ def test_after_two_repairs_it_is_a_failure_with_the_raw_replies() -> None:
     assert (failed.stage, len(chat.requests), len(failed.raw)) == ("explain", 3, 20_000)
     assert "no valid reply after 2 repairs: the reply holds no JSON object" in failed.reason
     assert max(len(m["content"]) for r in chat.requests for m in r.messages) < 5_000
-    assert (
-        len({content_hash(r) for r in chat.requests}) == 3
-    )  # a deterministic model is not asked the same twice
+    assert len({content_hash(r) for r in chat.requests}) == 3  # a deterministic model is not asked the same twice
 
 
 def test_a_reply_cut_off_is_asked_for_more_shortly_and_an_empty_one_gets_room() -> None:

@@ -138,12 +138,9 @@ def test_thirty_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -
     async def main(server: MisbehavingServer) -> list[Answer[tuple[str, int]] | Failure]:
         options = ClientOptions(base_url=server.base_url, timeout=0.5, retry_base=0.005)
         with stored(tmp_path) as (_, cache, log):
-            async with chat_session(
-                ChatOptions(llm="m", client=options, concurrency=8), cache, log
-            ) as session:
+            async with chat_session(ChatOptions(llm="m", client=options, concurrency=8), cache, log) as session:
                 asked = (
-                    ask(session.chat, request(f"head {n}"), parse, repair, session.capabilities)
-                    for n in range(60)
+                    ask(session.chat, request(f"head {n}"), parse, repair, session.capabilities) for n in range(60)
                 )
                 return await asyncio.gather(*asked)
 
@@ -200,13 +197,9 @@ def test_a_real_server(llama: str) -> None:
     schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "s": {"type": "string", "maxLength": 20}}}  # type: ignore[dict-item]
 
     async def work(session: Any) -> list[Any]:
-        assert (
-            session.capabilities.json_schema and session.capabilities.logprobs and session.capabilities.seed
-        )
+        assert session.capabilities.json_schema and session.capabilities.logprobs and session.capabilities.seed
         assert session.capabilities.context and session.capabilities.context > 1000
-        asked = (
-            request(f"{n}", json_schema=schema, temperature=1.0, seed=n, top_logprobs=2) for n in range(8)
-        )
+        asked = (request(f"{n}", json_schema=schema, temperature=1.0, seed=n, top_logprobs=2) for n in range(8))
         answers = [ask(session.chat, a, parse, repair, session.capabilities) for a in asked]
         long = ask(session.chat, request("word " * 60_000), parse, repair, session.capabilities)
         return list(await asyncio.gather(*answers, long))

@@ -88,7 +88,7 @@ def test_a_path_that_is_no_folder_does_not_go_to_the_network(spec: str) -> None:
 
 
 def test_unknown_devices_and_dtypes_are_refused(good: Path) -> None:
-    with pytest.raises(BadInput, match="--dtype int3 is unknown. Use one of float32"):
+    with pytest.raises(BadInput, match=r"--dtype int3 is unknown\. Use one of float32"):
         load_model(str(good), dtype="int3")
     with pytest.raises(BadInput, match="--device quantum cannot be used"):
         load_model(str(good), device="quantum")

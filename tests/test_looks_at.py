@@ -55,9 +55,7 @@ def looker(*, sink: float = 0.2, fails: Callable[[Tensor], bool] = lambda ids: F
 def fifty() -> list[LooksAtPrompt]:
     names = [word for word in WORDS if word.isalpha() and word not in ("cat", "dog", "it", "mat")]
     texts = [f"the cat and {names[k % len(names)]} {names[k // 2 % len(names)]} saw it" for k in range(50)]
-    return [
-        LooksAtPrompt(t.replace("saw", "said"), " it", [CAT], id=f"p{k}") for k, t in enumerate(texts)
-    ]
+    return [LooksAtPrompt(t.replace("saw", "said"), " it", [CAT], id=f"p{k}") for k, t in enumerate(texts)]
 
 
 def by_head(table: LooksAtTable) -> dict[str, object]:

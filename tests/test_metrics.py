@@ -333,9 +333,7 @@ def test_clustered_items_give_wider_intervals() -> None:
     hit = np.repeat(rng.random(30) < 0.6, 20).astype(float)
     ones = np.ones(600)
     document = np.repeat(np.arange(30), 20)
-    docs = b.ratio_interval(
-        np.bincount(document, hit), np.bincount(document, ones), b.Resamples.of(30, seed=1)
-    )
+    docs = b.ratio_interval(np.bincount(document, hit), np.bincount(document, ones), b.Resamples.of(30, seed=1))
     items = b.ratio_interval(hit, ones, b.Resamples.of(600, seed=1))
     assert docs.value == items.value
     assert docs.high - docs.low == pytest.approx((items.high - items.low) * math.sqrt(20), rel=0.25)

@@ -179,8 +179,9 @@ def test_no_hook_is_left_behind_after_an_exception() -> None:
 
 def test_reading_attention_of_a_layer_that_never_reports_is_refused() -> None:
     model, _ = proved("GPT2")
-    with pytest.raises(ModelError, match=r"no attention arrived from layers \[0, 1\]"), model.observing(
-        [0, 1], lambda layer: None
+    with (
+        pytest.raises(ModelError, match=r"no attention arrived from layers \[0, 1\]"),
+        model.observing([0, 1], lambda layer: None),
     ):
         pass
 
@@ -279,5 +280,5 @@ def test_a_tokenizer_that_does_not_round_trip_is_refused() -> None:
     empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, "<unk>")))
     with pytest.raises(ModelError, match="does not round-trip: it holds 1 tokens"):
         check_tokenizer(replace(model, tokenizer=empty))
-    with pytest.raises(ModelError, match="gives id 1[0-9][0-9], but the model has 40"):
+    with pytest.raises(ModelError, match=r"gives id 1[0-9][0-9], but the model has 40"):
         check_tokenizer(replace(model, strings=model.strings[:40]))

@@ -163,6 +163,7 @@ def _numbers(row: PairRow) -> list[float]:
 
 def test_a_uniform_head_is_not_ranked_by_position() -> None:
     """The ancestor's first ten would be last tokens looking at themselves; ours are 1, in document order."""
+
     def nearly(ids: Tensor) -> Tensor:
         noise = torch.randn(len(ids), len(ids), generator=torch.Generator().manual_seed(int(ids.sum())))
         return (uniform(len(ids)) * (1 + 1e-7 * noise)).expand(4, -1, -1)

@@ -129,11 +129,7 @@ def test_column_lift_is_what_the_loops_say() -> None:
     expected = torch.full((size, size), math.nan, dtype=torch.float64)
     for d in range(1, 30):
         for s in range(d + 1):
-            others = [
-                float(pattern[e, s])
-                for e in range(max(s, 1), 30)
-                if e != d and bucket[e - s] == bucket[d - s]
-            ]
+            others = [float(pattern[e, s]) for e in range(max(s, 1), 30) if e != d and bucket[e - s] == bucket[d - s]]
             if len(others) >= 3:
                 expected[d, s] = float(pattern[d, s]) * len(others) / sum(others)
     assert int(expected.isfinite().sum()) > 100

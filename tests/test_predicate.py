@@ -571,9 +571,7 @@ class Reference:
 @given(TREES, st.lists(st.lists(st.integers(0, len(STRINGS) - 1), max_size=7), min_size=1, max_size=3))
 def test_evaluation_equals_the_reference(tree: Any, rows: list[list[int]]) -> None:
     width = max(map(len, rows))
-    ids = np.array([row + [-5] * (width - len(row)) for row in rows], dtype=np.int64).reshape(
-        len(rows), width
-    )
+    ids = np.array([row + [-5] * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)
     holds = evaluate(Predicate(tree, str(tree)), ids, np.array([len(row) for row in rows]), TABLE)
     expected = np.zeros_like(holds)
     for number, row in enumerate(rows):

@@ -255,17 +255,12 @@ def test_the_terminal_card_says_what_matters_and_nothing_that_moves_the_cursor()
         "autointerp describe-head @HEAD@ --corpus a --corpus b --out runs/@HEAD@"),
     ],
 )  # fmt: skip
-def test_the_command_that_reproduces_a_head(
-    config: dict[str, object], command: str | None, wanted: str
-) -> None:
+def test_the_command_that_reproduces_a_head(config: dict[str, object], command: str | None, wanted: str) -> None:
     assert head_command(config, command) == wanted
 
 
 def test_costs_are_shown_and_a_run_without_an_llm_says_so(run: Path, tmp_path: Path) -> None:
-    assert (
-        "0.0312 USD" in (run / "report.md").read_text()
-        and "1 from the cache" in (run / "report.md").read_text()
-    )
+    assert "0.0312 USD" in (run / "report.md").read_text() and "1 from the cache" in (run / "report.md").read_text()
     plain = head_report(0, 0, kind="supported")
     plain = plain.model_copy(
         update={"provenance": plain.provenance.model_copy(update={"explainer": "detectors", "model": ""})}
@@ -284,10 +279,7 @@ def test_the_page_in_a_browser(run: Path) -> None:
         page.wait("document.querySelectorAll('#table tbody tr').length === 8")
         page.key("/")
         assert page.run("document.activeElement.id") == "search"
-        page.run(
-            "const s = document.querySelector('#search'); s.value = 'L0H3';"
-            "s.dispatchEvent(new Event('input'))"
-        )
+        page.run("const s = document.querySelector('#search'); s.value = 'L0H3';s.dispatchEvent(new Event('input'))")
         page.wait("document.querySelectorAll('#table tbody tr').length === 1")
         page.run("document.querySelector('#clear').click()")
         page.run("document.querySelector('.cell[tabindex=\"0\"]').focus()")

@@ -89,9 +89,7 @@ def test_a_recorded_run_replays_whoever_asks(tmp_path: Path) -> None:
         for text in ("two", "three"):
             with pytest.raises(ChatFailed):
                 asyncio.run(chat.complete(request(text)))
-        cache.put(
-            "other run", content_hash(request("four")), ChatReply(text="from the cache").model_dump_json()
-        )
+        cache.put("other run", content_hash(request("four")), ChatReply(text="from the cache").model_dump_json())
     chat2 = RecordedChat(tmp_path / "run")
     assert asyncio.run(chat2.complete(request("one"))).text == TEXT
     assert asyncio.run(chat2.complete(request("four"))).text == "from the cache"

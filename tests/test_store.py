@@ -112,9 +112,7 @@ def full(*args: object) -> int:
 
 
 @pytest.mark.parametrize("broken", ["write", "fsync", "half a write"])
-def test_a_full_disk_is_said_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     before = filled(tmp_path / "run")
     real, calls = os.write, [0]
 
@@ -125,9 +123,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     with RunFolder(tmp_path / "run") as run:
         run.write_text("report.md", "old")
         with monkeypatch.context() as patch:
-            patch.setattr(
-                os, "fsync" if broken == "fsync" else "write", half if broken == "half a write" else full
-            )
+            patch.setattr(os, "fsync" if broken == "fsync" else "write", half if broken == "half a write" else full)
             for name in ("heads.jsonl", "report.md"):
                 calls[0] = 0
                 with pytest.raises(RunFolderError, match=r"the disk is full: .*Free some space.*intact"):
@@ -208,9 +204,9 @@ def test_another_config_is_refused_with_both_values(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as run:
         assert run.ensure_config(config)["corpus"] == ["a", "b"]
         before = run.path("config.json").read_bytes()
-        assert run.ensure_config({**config, "versions": {"torch": "2"}}, ignore=("versions",))[
-            "versions"
-        ] == {"torch": "1"}
+        assert run.ensure_config({**config, "versions": {"torch": "2"}}, ignore=("versions",))["versions"] == {
+            "torch": "1"
+        }
         other = {**config, "seed": 1, "model": {"name": "y", "revision": None}, "extra": True}
         with pytest.raises(RunFolderError) as caught:
             run.ensure_config(other)

@@ -154,9 +154,7 @@ async def _choose_model(server: OpenAIChat, cache: ReplyCache) -> tuple[str, ...
     return (f"model: {names[0]} (the only one that the server has)",)
 
 
-async def _capabilities(
-    server: OpenAIChat, chat: ChatModel, cache: ReplyCache, *, fresh: bool
-) -> Capabilities:
+async def _capabilities(server: OpenAIChat, chat: ChatModel, cache: ReplyCache, *, fresh: bool) -> Capabilities:
     key = _capabilities_key(server.endpoint)
     stored = None if fresh else cache.get(key)
     if stored is not None:

@@ -124,9 +124,7 @@ class RecordedChat:
 
     def __init__(self, run: Path) -> None:
         if not (run / "calls.jsonl").is_file():
-            raise BadInput(
-                f"--llm recorded:{run} has no calls.jsonl. Give the folder of a run that asked an LLM."
-            )
+            raise BadInput(f"--llm recorded:{run} has no calls.jsonl. Give the folder of a run that asked an LLM.")
         self._run = run
         self._lines: dict[str, dict[str, Any]] = {}
         for line in read_records(run / "calls.jsonl"):
@@ -176,9 +174,7 @@ class RecordedChat:
 
 def _as_reply(request: ChatRequest, reply: str | Mapping[str, Any], model: str) -> ChatReply:
     text = reply if isinstance(reply, str) else json.dumps(reply)
-    usage = Usage(
-        prompt_tokens=estimate_prompt(request), completion_tokens=by_characters(text), estimated=True
-    )
+    usage = Usage(prompt_tokens=estimate_prompt(request), completion_tokens=by_characters(text), estimated=True)
     return ChatReply(text=text, usage=usage, finish_reason="stop", model=model)
 
 

@@ -65,9 +65,7 @@ def build_corpus(
         _complete(folder, index_text(spec.key(source_key), spec, report, folder))
     corpus = open_corpus(folder, spec, source_key)
     if corpus is None:
-        raise RunFolderError(
-            f"the corpus just written to {folder} does not read back; is another process writing?"
-        )
+        raise RunFolderError(f"the corpus just written to {folder} does not read back; is another process writing?")
     return corpus
 
 
@@ -113,9 +111,7 @@ class _Writer:
         self._seen: set[bytes] = set()
         self._doc_hash: list[bytes] = []
         self._digest: list[bytes] = []
-        self._windows: list[
-            tuple[int, int, int, int, int]
-        ] = []  # length, doc, window in doc, first and last char
+        self._windows: list[tuple[int, int, int, int, int]] = []  # length, doc, window in doc, first and last char
         self._text_start = [0]
         with contextlib.ExitStack() as opened:
             self._ids = opened.enter_context((folder / IDS_FILE).open("wb"))

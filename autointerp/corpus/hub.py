@@ -31,9 +31,7 @@ def hub_texts(name_and_split: str, column: str, patience: float = PATIENCE) -> I
     if not name:
         raise BadInput(f"{spec!r} names no data set; write hf:NAME or hf:NAME:SPLIT.")
     if importlib.util.find_spec("datasets") is None:
-        raise BadInput(
-            f"{spec} needs the package datasets, which is not installed. Run: pip install datasets"
-        )
+        raise BadInput(f"{spec} needs the package datasets, which is not installed. Run: pip install datasets")
     reader = _Reader(name, split or DEFAULT_SPLIT)
     try:
         yield from _texts(reader, spec, column, patience)
@@ -49,14 +47,11 @@ def _texts(reader: _Reader, spec: str, column: str, patience: float) -> Iterator
             item = reader.items.get(timeout=patience)
         except queue.Empty:
             raise BadInput(
-                f"{spec}: nothing arrived for {patience:.0f} s after {number} items. Check the network, "
-                "or give a file."
+                f"{spec}: nothing arrived for {patience:.0f} s after {number} items. Check the network, or give a file."
             ) from None
         if item is _DONE:
             if reader.failure is not None:
-                raise BadInput(
-                    f"{spec} cannot be read: {reader.failure}. Check the name, the split and the network."
-                )
+                raise BadInput(f"{spec} cannot be read: {reader.failure}. Check the name, the split and the network.")
             return
         yield _text_of(item, column, spec, number)
         number += 1
@@ -65,9 +60,7 @@ def _texts(reader: _Reader, spec: str, column: str, patience: float) -> Iterator
 def _text_of(item: Mapping[str, Any], column: str, spec: str, number: int) -> str:
     if column not in item:
         names = ", ".join(repr(name) for name in item)
-        raise BadInput(
-            f"{spec} has no column {column!r}; its columns are {names}. Name one with --text-column."
-        )
+        raise BadInput(f"{spec} has no column {column!r}; its columns are {names}. Name one with --text-column.")
     value = item[column]
     if value is not None and not isinstance(value, str):
         raise BadInput(f"{spec}: item {number}: {column!r} is a {type(value).__name__}, not a string.")

@@ -60,9 +60,7 @@ def _source(spec: str, column: str) -> Callable[[], Iterator[str]]:
     if path.is_dir():
         raise BadInput(f"{spec} is a directory; give the files in it, one --corpus each.")
     if not path.exists():
-        raise BadInput(
-            f"there is no file {spec}; check the path, or write hf:NAME for a data set of the hub."
-        )
+        raise BadInput(f"there is no file {spec}; check the path, or write hf:NAME for a data set of the hub.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         known = " ".join(_READERS)
@@ -117,9 +115,7 @@ def _decode(decoder: io.IncrementalNewlineDecoder, raw: bytes, path: Path, offse
 def _rows(path: Path) -> Iterator[Line]:
     for line in lines_of(_chunks(path), MAX_ROW_CHARS):
         if not line.ends:
-            raise BadInput(
-                f"{path}: line {line.number} is over {MAX_ROW_CHARS} characters. Cut it into documents."
-            )
+            raise BadInput(f"{path}: line {line.number} is over {MAX_ROW_CHARS} characters. Cut it into documents.")
         yield line
 
 
@@ -135,14 +131,10 @@ def _jsonl(path: Path, column: str) -> Iterator[str]:
             row = json.loads(line.text)
         except (ValueError, RecursionError) as error:
             shown = line.text[:60]
-            raise BadInput(
-                f"{path}: line {line.number} is not JSON ({error}): {shown!r}. Correct the line."
-            ) from None
+            raise BadInput(f"{path}: line {line.number} is not JSON ({error}): {shown!r}. Correct the line.") from None
         if not isinstance(row, dict):
             kind = type(row).__name__
-            raise BadInput(
-                f"{path}: line {line.number} is a {kind}, not an object. Write {{{column!r}: ...}} lines."
-            )
+            raise BadInput(f"{path}: line {line.number} is a {kind}, not an object. Write {{{column!r}: ...}} lines.")
         where = f"{path}: line {line.number}"
         yield _clean(_text_value(row, column, where))
 
@@ -186,12 +178,8 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
         schema = file.schema_arrow
         kind = schema.field(column_position(list(schema.names), column, str(path))).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
-        ):
-            raise BadInput(
-                f"{path}: column {column!r} holds {kind}, not strings. Name another with --text-column."
-            )
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
+            raise BadInput(f"{path}: column {column!r} holds {kind}, not strings. Name another with --text-column.")
         try:
             for batch in file.iter_batches(batch_size=128, columns=[column]):
                 for text in batch.column(0):
@@ -204,9 +192,7 @@ def column_position(names: Sequence[str], column: str, where: str) -> int:
     """Index of `column` in `names`; raises BadInput that lists them."""
     if column not in names:
         shown = ", ".join(repr(name) for name in names[:20]) or "none"
-        raise BadInput(
-            f"{where} has no column {column!r}; its columns are {shown}. Name one with --text-column."
-        )
+        raise BadInput(f"{where} has no column {column!r}; its columns are {shown}. Name one with --text-column.")
     return list(names).index(column)
 
 

@@ -101,12 +101,8 @@ class _Rows:
         wanted = np.asarray(numbers, dtype=np.int64).reshape(-1)
         known = (wanted >= 0) & (wanted < len(self.member))
         if not known.all() or not self.member[wanted].all():
-            strange = next(
-                n for n, ok in zip(wanted.tolist(), known, strict=True) if not (ok and self.member[n])
-            )
-            raise BadInput(
-                f"window {strange} is not of the {self.name} split; take numbers from its `windows`."
-            )
+            strange = next(n for n, ok in zip(wanted.tolist(), known, strict=True) if not (ok and self.member[n]))
+            raise BadInput(f"window {strange} is not of the {self.name} split; take numbers from its `windows`.")
         return wanted
 
     def batch(self, numbers: Sequence[int] | npt.NDArray[np.integer]) -> TokenBatch:
@@ -195,9 +191,7 @@ class TokenCorpus:
 
 def index_text(key: str, spec: WindowSpec, report: CorpusReport, folder: Path) -> str:
     """Content of `corpus.json`: with it on disk, a corpus is complete."""
-    sizes = {
-        name: (folder / name).stat().st_size for name in (IDS_FILE, OFFSETS_FILE, TEXT_FILE, TABLES_FILE)
-    }
+    sizes = {name: (folder / name).stat().st_size for name in (IDS_FILE, OFFSETS_FILE, TEXT_FILE, TABLES_FILE)}
     fields = {"format": FORMAT, "key": key, "spec": asdict(spec), "report": asdict(report), "sizes": sizes}
     return json.dumps(fields, indent=1)
 

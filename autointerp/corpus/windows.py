@@ -66,15 +66,11 @@ class WindowSpec:
 
     def __post_init__(self) -> None:
         if self.context < 2 or self.content < 1:
-            raise BadInput(
-                f"a context of {self.context} ids holds no text to attend to; give at least 2 and a BOS."
-            )
+            raise BadInput(f"a context of {self.context} ids holds no text to attend to; give at least 2 and a BOS.")
         if self.max_tokens < 1 or self.max_windows_per_doc < 1 or self.min_content < 1:
             raise BadInput(f"max_tokens, max_windows_per_doc and min_content must be at least 1: {self}.")
         if self.section_windows < self.max_windows_per_doc:
-            raise BadInput(
-                f"a section of {self.section_windows} windows is under {self.max_windows_per_doc}."
-            )
+            raise BadInput(f"a section of {self.section_windows} windows is under {self.max_windows_per_doc}.")
 
     @property
     def content(self) -> int:
@@ -139,12 +135,8 @@ def _encode_head(text: str, start: int, needed: int, encoder: Encoder) -> Encode
 def _check(encoded: Encoded, piece: str) -> None:
     ids, offsets = encoded.ids, encoded.offsets
     if offsets.shape != (len(ids), 2):
-        raise ModelError(
-            f"the tokenizer gave {len(ids)} ids and offsets of shape {offsets.shape}; it cannot be used."
-        )
-    if len(ids) and (
-        offsets.min() < 0 or offsets.max() > len(piece) or (offsets[:, 0] > offsets[:, 1]).any()
-    ):
+        raise ModelError(f"the tokenizer gave {len(ids)} ids and offsets of shape {offsets.shape}; it cannot be used.")
+    if len(ids) and (offsets.min() < 0 or offsets.max() > len(piece) or (offsets[:, 0] > offsets[:, 1]).any()):
         raise ModelError(
             f"the tokenizer gave character offsets outside of a text of {len(piece)} characters "
             f"({offsets.min()} to {offsets.max()}); use a tokenizer with a correct offset mapping."

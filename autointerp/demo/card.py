@@ -146,9 +146,7 @@ def render(measures: Measures, facts: dict[str, Any]) -> str:
     pairs, text = measures.pairs, measures.text
     low, high = clopper_pearson(pairs.n_right, pairs.n)
     losses = [f"| {kind} | {loss:.2f} | {n:,} |" for kind, (loss, n) in measures.losses.items()]
-    header = " | ".join(
-        ["head", *DETECTORS, "first", "previous", "duplicate", "induction", "opening", "named"]
-    )
+    header = " | ".join(["head", *DETECTORS, "first", "previous", "duplicate", "induction", "opening", "named"])
     lines = [
         "# Model card: the embedded demo model",
         "",

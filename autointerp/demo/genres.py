@@ -24,10 +24,7 @@ def story(scene: Scene) -> str:
     """Narrative sentences with two-person sentences among them, in one to three paragraphs."""
     rng = scene.rng
     paragraphs = [
-        " ".join(
-            pair_sentence(scene) if rng.random() < 0.35 else scene.sentence()
-            for _ in range(rng.randrange(3, 6))
-        )
+        " ".join(pair_sentence(scene) if rng.random() < 0.35 else scene.sentence() for _ in range(rng.randrange(3, 6)))
         for _ in range(rng.randrange(1, 5))
     ]
     return "\n\n".join(paragraphs)
@@ -104,8 +101,7 @@ def song(scene: Scene) -> str:
     rng = scene.rng
     refrain = "\n".join(polish(scene.symbol("LINE")) for _ in range(rng.randrange(2, 4)))
     verses = [
-        "\n".join(polish(scene.symbol("LINE")) for _ in range(rng.randrange(2, 5)))
-        for _ in range(rng.randrange(2, 4))
+        "\n".join(polish(scene.symbol("LINE")) for _ in range(rng.randrange(2, 5))) for _ in range(rng.randrange(2, 4))
     ]
     return "\n\n".join(f"{verse}\n\n{refrain}" for verse in verses)
 

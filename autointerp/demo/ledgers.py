@@ -36,9 +36,7 @@ _POOLS = (FIRST_NAMES, NOUNS, PLACES, PLURALS, FOODS, ROLES, IDENTIFIERS, ADJECT
 def listing(scene: Scene) -> str:
     """A numbered or dashed list under a title."""
     rng = scene.rng
-    title = polish(
-        scene.expand(rng.choice(("{adj} {plural} for {town}", "to {base} before {weekday}", "{abstract}")))
-    )
+    title = polish(scene.expand(rng.choice(("{adj} {plural} for {town}", "to {base} before {weekday}", "{abstract}"))))
     bullet = rng.choice(("- ", "* ", "", None))
     lines = [
         f"{f'{number}. ' if bullet is None else bullet}{articles(scene.symbol('ITEM'))}"
@@ -83,9 +81,7 @@ def table(scene: Scene) -> str:
     """Records with the same keys on every line; values of earlier lines come back."""
     rng = scene.rng
     fields = rng.sample(("name", "role", "place", "colour", "count", "food", "town", "material"), 3)
-    lines = [
-        "; ".join(f"{field}={scene.symbol(field)}" for field in fields) for _ in range(rng.randrange(6, 15))
-    ]
+    lines = ["; ".join(f"{field}={scene.symbol(field)}" for field in fields) for _ in range(rng.randrange(6, 15))]
     return "\n".join(lines)
 
 
@@ -99,8 +95,7 @@ def _function(rng: random.Random) -> str:
         f"for {third} in {first}:\n  {second}[{third}] += {number}\n return {second}",
         f"if {first} > {second}:\n  return {first} - {number}\n return {third}({second}, {first})",
         f'{third} = [{first}, "{noun}", {second}]\n return {third}[{number}]',
-        f"while {first}:\n  {second}.{rng.choice(BASE)}({first}, ({number} * {third}))\n"
-        f" return ({second}, {third})",
+        f"while {first}:\n  {second}.{rng.choice(BASE)}({first}, ({number} * {third}))\n return ({second}, {third})",
         f'{third} = {{"{noun}": {second}, "{rng.choice(NOUNS)}": {first}}}\n print({third}["{noun}"])',
         f"{third} = {second}({first}[{number}:], {{{number}: {second}}})\n assert {third} != {first}",
     )

@@ -52,9 +52,7 @@ def repeated_random(ordinary: Sequence[int], bos: int, seed: int) -> Int[Tensor,
 
 
 @torch.no_grad()
-def patterns(
-    model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "layer batch head dst src"]:
+def patterns(model: GPT2LMHeadModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer batch head dst src"]:
     """Attention after the softmax; the model must have been loaded with attn_implementation="eager"."""
     attentions = model(ids, output_attentions=True, use_cache=False).attentions
     if not attentions or attentions[0] is None:
@@ -82,9 +80,7 @@ def detector_scores(
 
 
 @torch.no_grad()
-def ioi_result(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[IoiPrompt]
-) -> IoiResult:
+def ioi_result(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[IoiPrompt]) -> IoiResult:
     """Logit difference correct - wrong at the last token of BOS + prompt, one prompt at a time."""
     differences = []
     for item in prompts:
@@ -100,9 +96,7 @@ def single_id(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
     """The id of a text that is one token; ValueError where it is not."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
-        raise ValueError(
-            f"{text!r} is {len(ids)} tokens for this tokenizer, not one; train the tokenizer again"
-        )
+        raise ValueError(f"{text!r} is {len(ids)} tokens for this tokenizer, not one; train the tokenizer again")
     return ids[0]
 
 
@@ -127,9 +121,7 @@ class TextScores:
     n_closings: int
 
 
-def text_masks(
-    ids: Int[Tensor, " pos"], pairs: Iterable[tuple[int, int]]
-) -> dict[str, Float[Tensor, "dst src"]]:
+def text_masks(ids: Int[Tensor, " pos"], pairs: Iterable[tuple[int, int]]) -> dict[str, Float[Tensor, "dst src"]]:
     """Cells (1 or 0) of each kind for one window with BOS; `pairs`: (src, dst) of opening and closing tokens.
 
     first: source 0; previous: d-1; duplicate: earlier equal ids; induction: sources after an earlier equal
@@ -149,9 +141,7 @@ def text_masks(
     return {"first": first, "previous": previous, "duplicate": equal, "induction": after, "opening": opening}
 
 
-def text_scores(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> TextScores:
+def text_scores(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TextScores:
     """Attention summed over the cells of `text_masks`, averaged over the rows that have such a cell."""
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}

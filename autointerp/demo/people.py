@@ -19,9 +19,7 @@ _GIVEN = """Orla Tamsin Corwin Ysolde Bertram Lenka Dorian Mirela Osric Petra An
 Thea Roland Imke Gideon Nessa Alden Brisa Tobias Edda Lorenz Saskia Marek Hester Rowena Silas""".split()
 _SURNAMES = """Vennick Hale Drake Marr Quill Sorrel Pike Lund Crewe Holt Stane Croft Voss Brand Fisk Kessel
 Webb Dunn Vane Thorn""".split()
-_PERSONS = tuple(
-    f"{given} {_SURNAMES[(3 * n + 7 * k) % 20]}" for k in range(2) for n, given in enumerate(_GIVEN)
-)
+_PERSONS = tuple(f"{given} {_SURNAMES[(3 * n + 7 * k) % 20]}" for k in range(2) for n, given in enumerate(_GIVEN))
 _PLACES = """Tarn Hollow|Port Ellory|Upper Brenwick|Lake Morrow|Saint Calder|Cape Wessel|North Hallam
 Fort Denby|Mount Sable|Little Orrin|Castle Vare|New Tilbrook|East Garrow|Long Pellam|Black Fenton|High Marlow
 Glen Tavish|West Ordley|Bay Corvin|Old Stannet|Lower Kelso|Red Harbour|Cold Spring|Green Lannock|South Dunmore
@@ -51,9 +49,7 @@ class Entity:
 
 
 _ROLE_FACTS = "mayor judge pilot surgeon poet engineer captain baker weaver reporter lawyer painter".split()
-_GOODS_FACTS = (
-    "ropes tiles sails engines candles stoves lenses barrels cables plums boots lamps ribbons".split()
-)
+_GOODS_FACTS = "ropes tiles sails engines candles stoves lenses barrels cables plums boots lamps ribbons".split()
 
 
 def _split(block: str) -> tuple[str, ...]:

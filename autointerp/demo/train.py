@@ -53,9 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def window_stream(
-    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, config: TrainConfig
-) -> Iterator[Window]:
+def window_stream(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[Window]:
     """Endless training windows, short ones first: text of fresh documents, mixed with random windows and with
     windows of two-person sentences alone."""
     rng = random.Random(f"windows:{config.seed}")
@@ -141,9 +139,7 @@ def _fused_activations(model: GPT2LMHeadModel) -> Iterator[None]:
             mlp.act = original
 
 
-def fit(
-    model: GPT2LMHeadModel, stream: Iterator[Window], config: TrainConfig, probe: Probe
-) -> tuple[int, int]:
+def fit(model: GPT2LMHeadModel, stream: Iterator[Window], config: TrainConfig, probe: Probe) -> tuple[int, int]:
     """Trains in place until `n_tokens` ids were seen; returns (steps, tokens)."""
     optimizer = _optimizer(model, config)
     tokens = step = 0

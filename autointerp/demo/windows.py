@@ -48,9 +48,7 @@ class Vocabulary:
     names: frozenset[int]
 
 
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, stream: Iterable[DemoDocument]
-) -> Iterator[list[int]]:
+def encode_documents(tokenizer: PreTrainedTokenizerFast, stream: Iterable[DemoDocument]) -> Iterator[list[int]]:
     """Ids of each document, without BOS."""
     texts = (document.text for document in stream)
     while batch := list(islice(texts, _ENCODE_BATCH)):
@@ -80,9 +78,7 @@ def text_windows(
             yield Window([vocabulary.bos, *piece], [0.0, *weights])
 
 
-def pair_windows(
-    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, rng: random.Random
-) -> Iterator[Window]:
+def pair_windows(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, rng: random.Random) -> Iterator[Window]:
     """Endless windows of one to three two-person sentences: what hangs on their one circuit is rare in running text."""
     scene = Scene(rng)
     while True:
@@ -121,9 +117,7 @@ def _marked_items(vocabulary: Vocabulary, length: int, rng: random.Random) -> tu
     return ids, weights
 
 
-def _noise_with_runs(
-    vocabulary: Vocabulary, length: int, rng: random.Random
-) -> tuple[list[int], list[float]]:
+def _noise_with_runs(vocabulary: Vocabulary, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
     ids = rng.sample(vocabulary.ordinary, rng.randrange(8, 16))
     weights = [0.0] * len(ids)
     while len(ids) < length:

@@ -93,9 +93,7 @@ ABSTRACTS = _words(
     election festival journal law lesson mistake noise permit recipe repair report reward rule schedule
     secret shortage speech strike tax theft traffic trial wages wedding"""
 )
-QUALITIES = _words(
-    "anger courage doubt envy fear grief hope joy luck pity pride regret relief shame skill wonder"
-)
+QUALITIES = _words("anger courage doubt envy fear grief hope joy luck pity pride regret relief shame skill wonder")
 PREPOSITIONS = _words(
     """near behind beside under above across inside outside beyond below opposite around past along toward"""
 )

@@ -78,9 +78,7 @@ def expected_pattern(
         return np.broadcast_to(causal.astype(np.float32), (n_heads, size, size))
     rows = bucket_of(np.arange(size))[:, None]
     distance = bucket_of(np.maximum(dst - src, 0).reshape(-1)).reshape(size, size)
-    return np.asarray(
-        np.where(causal, np.nan_to_num(expected_share)[:, rows, distance], 0.0), dtype=np.float32
-    )
+    return np.asarray(np.where(causal, np.nan_to_num(expected_share)[:, rows, distance], 0.0), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,7 @@ def class_shares(
     shared, own = classes
     mass, valid, n_allowed = counted_rows(pattern, masks)
     allowed = masks.allowed[:, None, :].float()
-    columns = torch.cat(
-        [shared.permute(1, 2, 0)[:, None].expand(-1, own.shape[1], -1, -1), own[..., None]], -1
-    ).float()
+    columns = torch.cat([shared.permute(1, 2, 0)[:, None].expand(-1, own.shape[1], -1, -1), own[..., None]], -1).float()
     columns = columns * allowed[..., None]
     weight = valid / valid.sum(-1, keepdim=True).clamp_min(1)
     inside = pattern @ columns / mass.clamp_min(TAU)[..., None]

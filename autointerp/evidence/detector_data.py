@@ -52,10 +52,7 @@ def ordinary_pool(
     kept = [
         (-float(count), int(number))
         for number, count in zip(token_ids.tolist(), counts.tolist(), strict=True)
-        if count >= at_least
-        and number not in special
-        and strings[number]
-        and not _PARTIAL.search(strings[number])
+        if count >= at_least and number not in special and strings[number] and not _PARTIAL.search(strings[number])
     ]
     return np.array([number for _, number in sorted(kept)], dtype=np.int64)
 
@@ -121,9 +118,7 @@ class DelimiterRows:
     ids: Int[np.ndarray, "row pos"]
     closing: Bool[np.ndarray, "row dst src"]  # a closing sign and its opening sign
     inside: Bool[np.ndarray, "row dst src"]  # a token inside, three or more after the innermost opening sign
-    other: Bool[
-        np.ndarray, "row dst src"
-    ]  # rows of both kinds and the earlier opening signs that do not match
+    other: Bool[np.ndarray, "row dst src"]  # rows of both kinds and the earlier opening signs that do not match
     signs: str
 
     def some(self, n: int) -> DelimiterRows:

@@ -39,9 +39,7 @@ def prefix_curve(
     return curve
 
 
-def copying_half(
-    model: LanguageModel, readout: Readout, ids: Int[np.ndarray, "row pos"], length: int
-) -> PerHead:
+def copying_half(model: LanguageModel, readout: Readout, ids: Int[np.ndarray, "row pos"], length: int) -> PerHead:
     """Mean centred logit effect on the true next token, second copy of repeated rows (`length` ids in a repeat)."""
     rows = slice(ids.shape[1] - length, ids.shape[1] - 1)
     fed = model.to_ids(ids)

@@ -66,14 +66,10 @@ class _Table:
         table[rows, layer * self._per_layer : (layer + 1) * self._per_layer] = values.double().cpu().numpy()
 
     def measured(self, name: str, more: tuple[str, ...] = ()) -> Measured:
-        return Measured(
-            self.found[name], self.found[f"{name}/uniform"], {m: self.found[f"{name}/{m}"] for m in more}
-        )
+        return Measured(self.found[name], self.found[f"{name}/uniform"], {m: self.found[f"{name}/{m}"] for m in more})
 
 
-def run_rows(
-    model: LanguageModel, ids: Int[np.ndarray, "row pos"], read: Callable[[slice, Layer], None]
-) -> None:
+def run_rows(model: LanguageModel, ids: Int[np.ndarray, "row pos"], read: Callable[[slice, Layer], None]) -> None:
     step = max(1, BATCH_TOKENS // ids.shape[1])
     for start in range(0, len(ids), step):
         rows = slice(start, min(start + step, len(ids)))
@@ -103,14 +99,10 @@ def measure_repeats(
 
     def read(rows: slice, layer: Layer) -> None:
         size = rows.stop - rows.start
-        here = Targets(
-            targets.names, targets.cells.expand(size, -1, -1, -1), targets.present.expand(size, -1)
-        )
+        here = Targets(targets.names, targets.cells.expand(size, -1, -1, -1), targets.present.expand(size, -1))
         _put_targets(table, rows, layer, here)
         if not only:
-            table.put(
-                "previous_token/argmax_rate", rows, layer.index, _argmax_rate(layer, there.expand(size, -1))
-            )
+            table.put("previous_token/argmax_rate", rows, layer.index, _argmax_rate(layer, there.expand(size, -1)))
 
     run_rows(model, ids, read)
     return _collect(table, targets.names)
@@ -118,8 +110,7 @@ def measure_repeats(
 
 def _collect(table: _Table, names: tuple[str, ...]) -> dict[str, Measured]:
     return {
-        name: table.measured(name, ("argmax_rate",) if f"{name}/argmax_rate" in table.found else ())
-        for name in names
+        name: table.measured(name, ("argmax_rate",) if f"{name}/argmax_rate" in table.found else ()) for name in names
     }
 
 
@@ -137,10 +128,7 @@ def measure_delimiters(
     model: LanguageModel, rows: DelimiterRows, fed: Int[np.ndarray, "row pos"] | None = None
 ) -> dict[str, Measured]:
     """Attention from closing signs and from inside to the matching opening sign; both kinds weigh the same."""
-    masks = {
-        name: torch.from_numpy(getattr(rows, name)).to(model.device)
-        for name in ("closing", "inside", "other")
-    }
+    masks = {name: torch.from_numpy(getattr(rows, name)).to(model.device) for name in ("closing", "inside", "other")}
     targets = Targets.of(masks)
     table = _Table(len(rows.ids), model)
 
@@ -207,9 +195,7 @@ class _TextReader:
             start = int(model.bos_id is not None)
             real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
             targets = Targets.of(text_masks(ids, real, masks.allowed, start))
-            punctuation = torch.from_numpy(self._plan.classes.shared[CLASSES.index("punctuation"), rows]).to(
-                ids.device
-            )
+            punctuation = torch.from_numpy(self._plan.classes.shared[CLASSES.index("punctuation"), rows]).to(ids.device)
             near = Targets.of({"nearest": nearest_mask(punctuation & masks.allowed, masks.rows)})
             self._names, self._batch = targets.names, (rows.start, ids, masks, targets, near)
         return self._batch[1:]

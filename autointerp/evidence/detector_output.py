@@ -55,9 +55,7 @@ class Vocabulary:
         enough = len(names) >= N_TOKENS // 2
         chosen = names if enough else words or [i for i in pool.tolist() if is_word[i]] or pool.tolist()
         known = {text: number for number, text in reversed(list(enumerate(strings)))}
-        lists = tuple(
-            (name, found) for name, members in ORDERED.items() if len(found := _ids(known, members)) >= 4
-        )
+        lists = tuple((name, found) for name, members in ORDERED.items() if len(found := _ids(known, members)) >= 4)
         return cls(
             np.array(chosen[:N_TOKENS], dtype=np.int64),
             "capitalised words" if enough else "frequent words",
@@ -132,9 +130,7 @@ def _beyond(
     return both[0], both[1]
 
 
-def _hits(
-    writes: Writes, targets: Int[np.ndarray, " token"], readout: Readout, k: int
-) -> tuple[Values, Values]:
+def _hits(writes: Writes, targets: Int[np.ndarray, " token"], readout: Readout, k: int) -> tuple[Values, Values]:
     """[token head] 1 where the target is among the k highest (lowest); NaN at layer 0."""
     n, heads = len(targets), writes[0].shape[1]
     up, down = (np.full((n, heads * len(writes)), np.nan) for _ in range(2))
@@ -163,9 +159,7 @@ def measure_relations(model: LanguageModel, readout: Readout, words: Vocabulary)
     return {"relation": Measured(up, chance, {}), "relation_suppression": Measured(down, chance, {})}
 
 
-def measure_successor(
-    model: LanguageModel, readout: Readout, words: Vocabulary, seed: int
-) -> dict[str, Measured]:
+def measure_successor(model: LanguageModel, readout: Readout, words: Vocabulary, seed: int) -> dict[str, Measured]:
     """`successor`: share of t with best token t + 1 in its list; more: copies, raised, and lists in random order."""
     parts = [_one_list(model, readout, (ids, words.first), seed) for _, ids in words.lists]
     if not parts:
@@ -176,9 +170,7 @@ def measure_successor(
     return {"successor": Measured(value, chance, joined)}
 
 
-def _one_list(
-    model: LanguageModel, readout: Readout, fed: tuple[tuple[int, ...], int], seed: int
-) -> dict[str, Values]:
+def _one_list(model: LanguageModel, readout: Readout, fed: tuple[tuple[int, ...], int], seed: int) -> dict[str, Values]:
     ids, first = np.array(fed[0], dtype=np.int64), fed[1]
     m = len(ids)
     directions = readout.to_logits[:, torch.from_numpy(ids).to(readout.to_logits.device)]

@@ -47,10 +47,7 @@ class Context:
 def repeat_readings(context: Context, real: Found, null: Sequence[Found]) -> Columns:
     """Detectors on repeated random tokens."""
     fixed = context.chosen("T")
-    out = [
-        _plain(context, Kind(name, "repeats", fixed, context.more.get(name, {})), real, null)
-        for name in _REPEATS
-    ]
+    out = [_plain(context, Kind(name, "repeats", fixed, context.more.get(name, {})), real, null) for name in _REPEATS]
     return [*out, _offsets(context, "repeats", real, null)]
 
 
@@ -113,9 +110,7 @@ def _best(values: Sequence[PerHead]) -> np.ndarray:
 def _pick(measured: Sequence[Measured], best: np.ndarray) -> Measured:
     """For each head, the columns of its own best."""
     heads = np.arange(len(best))
-    value, uniform = (
-        np.stack([getattr(m, part) for m in measured])[best, :, heads].T for part in ("value", "uniform")
-    )
+    value, uniform = (np.stack([getattr(m, part) for m in measured])[best, :, heads].T for part in ("value", "uniform"))
     more = {n: np.stack([m.more[n] for m in measured])[best, :, heads].T for n in measured[0].more}
     return Measured(value, uniform, more)
 
@@ -123,9 +118,7 @@ def _pick(measured: Sequence[Measured], best: np.ndarray) -> Measured:
 def _punctuation(context: Context, real: Found, null: Sequence[Found]) -> list[Reading]:
     found = real["punctuation"]
     value, uniform, expected = (row_mean(x) for x in (found.value, found.uniform, found.more["expected"]))
-    kind = Kind(
-        "punctuation", "text", {}, _lift(value, expected), class_gate(value, uniform, expected), CLASS_LIFT
-    )
+    kind = Kind("punctuation", "text", {}, _lift(value, expected), class_gate(value, uniform, expected), CLASS_LIFT)
     return _plain(context, kind, real, null)
 
 
@@ -144,9 +137,7 @@ def _classes(context: Context, real: Found, null: Sequence[Found]) -> list[Readi
     nulls = np.stack([_class_null(context, null, name) for name in CLASSES])
     heads = np.arange(len(best))
     picked = _pick(parts, best)
-    value, uniform, positional = (
-        row_mean(x) for x in (picked.value, picked.uniform, picked.more["expected"])
-    )
+    value, uniform, positional = (row_mean(x) for x in (picked.value, picked.uniform, picked.more["expected"]))
     kind = Kind(
         "token_class",
         "text",
@@ -157,8 +148,7 @@ def _classes(context: Context, real: Found, null: Sequence[Found]) -> list[Readi
     )
     found = readings(kind, picked, nulls[best, heads], context.seed)
     return [
-        r.model_copy(update={"detail": {"class": CLASSES[b], **r.detail}})
-        for r, b in zip(found, best, strict=True)
+        r.model_copy(update={"detail": {"class": CLASSES[b], **r.detail}}) for r, b in zip(found, best, strict=True)
     ]
 
 

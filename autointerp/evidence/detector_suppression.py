@@ -84,9 +84,7 @@ class _Reader:
         size = ids.shape[1]
         self._rows = _spread(masks.rows, ROWS_PER_DOCUMENT)
         positions = torch.arange(size, device=ids.device)
-        self._earlier = (
-            (positions[None, :] < positions[:, None]) & masks.allowed[:, None, :] & self._rows[:, :, None]
-        )
+        self._earlier = (positions[None, :] < positions[:, None]) & masks.allowed[:, None, :] & self._rows[:, :, None]
         self._distance = (positions[:, None] - positions[None, :]).clamp_min(0)
         self._buckets = torch.from_numpy(membership(size)).float().to(ids.device)
 

@@ -46,9 +46,7 @@ class Targets:
         return torch.where(self.present, (self.cells.sum(-1) * even).sum(-1), torch.nan)
 
 
-def positional_masks(
-    real: Bool[Tensor, "row pos"], start: int, largest: int
-) -> dict[str, Bool[Tensor, "row dst src"]]:
+def positional_masks(real: Bool[Tensor, "row pos"], start: int, largest: int) -> dict[str, Bool[Tensor, "row dst src"]]:
     """previous, current and first token, and offsets up to `largest`; `start`: position of the first token of text."""
     size = real.shape[1]
     dst, src = _axes(size, real.device)
@@ -93,9 +91,7 @@ def text_masks(
     return positional_masks(real, start, size) | {"duplicate_token": equal, "induction": after & earlier}
 
 
-def nearest_mask(
-    wanted: Bool[Tensor, "row pos"], rows: Bool[Tensor, "row pos"]
-) -> Bool[Tensor, "row dst src"]:
+def nearest_mask(wanted: Bool[Tensor, "row pos"], rows: Bool[Tensor, "row pos"]) -> Bool[Tensor, "row dst src"]:
     """For each destination of `rows`, its nearest earlier source of the wanted kind."""
     size = wanted.shape[1]
     dst, src = _axes(size, wanted.device)

@@ -143,11 +143,7 @@ def labels_of(readings: Sequence[Reading]) -> tuple[str, ...]:
     best: dict[str, tuple[int, float]] = {}
     names = {r.name for r in readings if r.fires}
     for reading in readings:
-        same = (
-            reading.name == "token_class"
-            and reading.detail.get("class") == "punctuation"
-            and "punctuation" in names
-        )
+        same = reading.name == "token_class" and reading.detail.get("class") == "punctuation" and "punctuation" in names
         if not reading.fires or same or reading.name in UNLABELLED:
             continue
         label = LABEL_OF.get(reading.name, reading.name)
@@ -191,9 +187,7 @@ class _Setting:
         """Repeated rows, or None where the pool or the context is too small for four different tokens."""
         if self.length < 4:
             return None
-        return repeated_rows(
-            self._inputs.pool, self.length, self._spec.n_sequences, self._spec.seed, self._bos
-        )
+        return repeated_rows(self._inputs.pool, self.length, self._spec.n_sequences, self._spec.seed, self._bos)
 
     @cached_property
     def delimiters(self) -> DelimiterRows | None:
@@ -217,9 +211,7 @@ class _Setting:
         out = _Run({} if repeats is None else measure_repeats(model, repeats, self.length), {}, {})
         out.text = measure_text(model, self._plan(text, positional=full))
         if delimiters is not None:
-            out.text |= measure_delimiters(
-                model, delimiters if full else delimiters.some(spec.null_sequences)
-            )
+            out.text |= measure_delimiters(model, delimiters if full else delimiters.some(spec.null_sequences))
         if full and repeats is not None:
             out.more["induction"] = prefix_curve(
                 model, inputs.pool, spec.n_prefix, np.random.default_rng([spec.seed, 2])
@@ -257,9 +249,7 @@ class _Setting:
         text = self.text.some(spec.null_text)
         fed = shuffled_rows(text.ids, text.lengths, generator, self._bos)
         found = measure_text(model, self._plan(text, fed))
-        out.text = {
-            n: m for n, m in found.items() if n in (*CONTENT, "punctuation") or n.startswith("class/")
-        }
+        out.text = {n: m for n, m in found.items() if n in (*CONTENT, "punctuation") or n.startswith("class/")}
         if self.delimiters is not None:
             some = self.delimiters.some(spec.null_sequences)
             fed = shuffled_rows(some.ids, np.full(len(some.ids), some.ids.shape[1]), generator, self._bos)

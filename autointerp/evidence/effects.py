@@ -59,9 +59,7 @@ def row_effects(
     return [effect for effect in found if effect is not None]
 
 
-def _batch(
-    model: LanguageModel, places: list[RowPlace], means: Float[Tensor, "head d_head"]
-) -> list[RowEffect]:
+def _batch(model: LanguageModel, places: list[RowPlace], means: Float[Tensor, "head d_head"]) -> list[RowEffect]:
     size = max(len(p.ids) for p in places)
     ids = np.zeros((len(places), size), np.int64)
     for row, place in enumerate(places):
@@ -78,9 +76,7 @@ def _batch(
     hidden = with_changed_z(model, run, places[0].head.layer, change)
     before, after = log_probs(model, run.hidden[rows, last]), log_probs(model, hidden[rows, last])
     kl = (before.exp() * (before - after)).sum(-1).clamp_min(0)
-    return [
-        RowEffect(_gain(before[i] - after[i], place.next_id), float(kl[i])) for i, place in enumerate(places)
-    ]
+    return [RowEffect(_gain(before[i] - after[i], place.next_id), float(kl[i])) for i, place in enumerate(places)]
 
 
 def _gain(difference: Float[Tensor, " d_vocab"], next_id: Int[Tensor, ""] | int | None) -> float:

@@ -234,9 +234,7 @@ def extreme_tokens(
 
     def named(largest: bool) -> tuple[TokenValue, ...]:  # noqa: FBT001
         values, ids = logits.topk(min(n, len(logits)), largest=largest)
-        return tuple(
-            TokenValue(token=strings[int(i)], value=_six(float(v))) for v, i in zip(values, ids, strict=True)
-        )
+        return tuple(TokenValue(token=strings[int(i)], value=_six(float(v))) for v, i in zip(values, ids, strict=True))
 
     return named(True), named(False)  # noqa: FBT003
 

@@ -72,9 +72,7 @@ def looks_at(
     return LooksAtTable.of(rows, title, filters or LooksAtFilter())
 
 
-def _measure(
-    model: LanguageModel, output: list[OutputGeometry], prompt: Placed
-) -> Float64[np.ndarray, "measure head"]:
+def _measure(model: LanguageModel, output: list[OutputGeometry], prompt: Placed) -> Float64[np.ndarray, "measure head"]:
     """The MEASURES of all heads on one prompt."""
     ids = model.to_ids(prompt.ids[None])
     sources = Masks.of(ids, torch.tensor([len(prompt.ids)], device=ids.device), model.special_ids).allowed[0]

@@ -23,11 +23,7 @@ class LooksAtFilter:
 
     def passes(self, row: LooksAtRow) -> bool:
         """Whether a head is kept; undefined values are not."""
-        return (
-            row.ci_low >= self.min_rate
-            and row.mass_ci_low >= self.min_mass
-            and row.margin_ci_low >= self.min_margin
-        )
+        return row.ci_low >= self.min_rate and row.mass_ci_low >= self.min_mass and row.margin_ci_low >= self.min_margin
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,7 @@ class LooksAtTable:
 
     def select(self, filters: LooksAtFilter) -> LooksAtTable:
         """The same query under other filters."""
-        return LooksAtTable(
-            tuple(row for row in self.everything if filters.passes(row)), self.everything, self.title
-        )
+        return LooksAtTable(tuple(row for row in self.everything if filters.passes(row)), self.everything, self.title)
 
     def intersection(self) -> LooksAtTable:
         """Heads that succeed in every usable prompt: the ancestor's view."""
@@ -98,9 +92,7 @@ class LooksAtTable:
     def _table(self) -> TokenTable:
         columns = tuple(field.name for field in fields(LooksAtRow))
         title = f"{len(self.rows)} of {len(self.everything)} {self.title}"
-        return TokenTable(
-            columns, tuple(r.cells() for r in self.rows), frozenset({"failures", "excluded"}), title
-        )
+        return TokenTable(columns, tuple(r.cells() for r in self.rows), frozenset({"failures", "excluded"}), title)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """A DataFrame, one row a head."""

@@ -164,9 +164,7 @@ def expected_shares(
 ) -> Expected:
     """E[share | row-length bucket, distance bucket] of one head, every document with equal weight."""
     if iter(windows) is windows:
-        raise BadInput(
-            "ranking by position_lift reads the windows twice, and these can be read once; give a list."
-        )
+        raise BadInput("ranking by position_lift reads the windows twice, and these can be read once; give a list.")
     reader, gathered = HeadReader(model, head, exclude_self=exclude_self), Expectation(model.n_ctx)
     for window in windows:
         gathered.add(reader.read(window))

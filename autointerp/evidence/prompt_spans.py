@@ -52,9 +52,7 @@ def looks_at_prompts(
     Raises BadInput for lists of unequal lengths.
     """
     spans = [_each(texts, name, where) for name, where in (("dst", dst), ("src", src))]
-    others = (
-        [()] * len(texts) if distractors is None else [(w,) for w in _each(texts, "distractors", distractors)]
-    )
+    others = [()] * len(texts) if distractors is None else [(w,) for w in _each(texts, "distractors", distractors)]
     return [LooksAtPrompt(t, d, (s,), o) for t, d, s, o in zip(texts, *spans, others, strict=True)]
 
 
@@ -64,9 +62,7 @@ def _each(texts: Sequence[str], name: str, where: Where | Sequence[Where]) -> Se
     one = isinstance(where, TokenSpan) or all(isinstance(part, int) for part in where)
     if one or len(where) != len(texts):
         size = 1 if one else len(where)
-        raise BadInput(
-            f"{name} has {size} spans for {len(texts)} texts; give one a text, or one needle for all."
-        )
+        raise BadInput(f"{name} has {size} spans for {len(texts)} texts; give one a text, or one needle for all.")
     return list(where)  # type: ignore[arg-type]
 
 
@@ -122,7 +118,5 @@ def _span(finder: TokenFinder, where: Where, name: str) -> range | str:
         return range(where.start, where.stop)
     start, stop = where
     if not 0 <= start < stop <= len(finder):
-        raise BadInput(
-            f"prompt {name}: {where} is empty or not within its {len(finder)} tokens; give start < stop."
-        )
+        raise BadInput(f"prompt {name}: {where} is empty or not within its {len(finder)} tokens; give start < stop.")
     return range(start, stop)

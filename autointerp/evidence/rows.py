@@ -79,9 +79,7 @@ class OutputGeometry:
         return cls(w_o @ w_o.transpose(1, 2), model.v_constant(layer))
 
 
-def write_norms(
-    model: LanguageModel, layer: Layer, geometry: OutputGeometry
-) -> Float[Tensor, "batch head src"]:
+def write_norms(model: LanguageModel, layer: Layer, geometry: OutputGeometry) -> Float[Tensor, "batch head src"]:
     """||(v_s - constant) W_O||_2 for every source and head."""
     v = (layer.v.float() - geometry.v_constant).permute(2, 0, 1, 3)  # [kv_head batch src d_head]
     if v.shape[0] != len(geometry.gram):

@@ -42,9 +42,7 @@ def _one(
         for i, name in enumerate(STATISTICS)
     }
     sample = state.reservoir.of_head(head)["values"]
-    medians = {
-        field: _median(sample[:, ROW_VALUES.index(name)]) for name, field in _MEDIANS.items()
-    }
+    medians = {field: _median(sample[:, ROW_VALUES.index(name)]) for name, field in _MEDIANS.items()}
     activity = sample[:, ROW_VALUES.index("activity")]
     quantiles = np.quantile(activity, QUANTILES) if len(activity) else np.full(len(QUANTILES), np.nan)
     documents = max(state.histogram_documents[head], 1)

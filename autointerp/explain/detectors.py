@@ -86,7 +86,7 @@ def _quoted(token: str) -> str:
 
 
 def _literal(character: str) -> str:
-    if character.isprintable() and character not in "\\\"":
+    if character.isprintable() and character not in '\\"':
         return character
     code = ord(character)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -155,9 +155,14 @@ def _without_pattern(evidence: Evidence, output: str | None) -> Description:
         key=lambda r: r.lift_over_uniform,
         default=None,
     )
-    closest = "" if best is None else (
-        f" The closest was {best.name} on {best.data}: {best.value:.3f}, {best.lift_over_uniform:.1f} times uniform, "
-        f"null maximum {best.null_max:.3f}."
+    closest = (
+        ""
+        if best is None
+        else (
+            f" The closest was {best.name} on {best.data}: {best.value:.3f}, "
+            f"{best.lift_over_uniform:.1f} times uniform, "
+            f"null maximum {best.null_max:.3f}."
+        )
     )
     return Description(
         summary=f"No detector of an attention pattern fires.{closest}",

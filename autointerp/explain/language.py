@@ -127,9 +127,7 @@ class LanguageExplainer:
         provenance = self._provenance(prompt, answer)
         return Explanation(outcome=answer.value, provenance=provenance, failures=dropped)
 
-    async def _ask(
-        self, prompt: Prompt, evidence: Evidence, reader: _ReplyReader
-    ) -> Answer[Description] | Failure:
+    async def _ask(self, prompt: Prompt, evidence: Evidence, reader: _ReplyReader) -> Answer[Description] | Failure:
         return await ask(
             self._chat,
             self._request(prompt, evidence.head),

@@ -65,9 +65,7 @@ async def ask(
         except ContextOverflow as error:
             return _failure(request.changed(purpose=CONTEXT), str(error), replies)
         except ChatFailed as error:
-            return _failure(
-                request, str(error) if not reason else f"{error} (in a repair; before: {reason})", replies
-            )
+            return _failure(request, str(error) if not reason else f"{error} (in a repair; before: {reason})", replies)
         first = sent if turn == 0 else first
         replies.append(reply)
         try:
@@ -93,9 +91,7 @@ def fitted(request: ChatRequest, capabilities: Capabilities) -> ChatRequest:
     return request.changed(**changes)
 
 
-async def _complete(
-    chat: ChatModel, current: ChatRequest, plain: ChatRequest
-) -> tuple[ChatRequest, ChatReply]:
+async def _complete(chat: ChatModel, current: ChatRequest, plain: ChatRequest) -> tuple[ChatRequest, ChatReply]:
     while True:
         try:
             return current, await chat.complete(current)
@@ -103,9 +99,7 @@ async def _complete(
             raise
         except RequestRefused as refusal:
             weaker = WEAKER.get(current.reply_format)
-            about_form = any(
-                w in str(refusal).lower() for w in ("schema", "response_format", "grammar", "json")
-            )
+            about_form = any(w in str(refusal).lower() for w in ("schema", "response_format", "grammar", "json"))
             if current.json_schema is None or weaker is None or not about_form:
                 raise
             base = plain if len(current.messages) <= len(plain.messages) else current
@@ -140,9 +134,7 @@ def _why(error: ValueError, reply: ChatReply, request: ChatRequest) -> str:
     if reply.finish_reason != "length":
         return str(error)[:1000]
     if not reply.text.strip():
-        return (
-            f"the reply is empty: all {request.max_tokens} tokens went into reasoning; think less and answer"
-        )
+        return f"the reply is empty: all {request.max_tokens} tokens went into reasoning; think less and answer"
     return f"the reply was cut off at {request.max_tokens} tokens; answer more shortly"
 
 

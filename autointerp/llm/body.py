@@ -58,13 +58,7 @@ def not_json(text: str) -> Retryable:
     """The fault of a body that is not a JSON object."""
     start = text.lstrip()[:200].lower()
     html = start.startswith("<")
-    kind = (
-        "an HTML page instead of JSON"
-        if html
-        else "a body that is not whole JSON"
-        if start
-        else "an empty body"
-    )
+    kind = "an HTML page instead of JSON" if html else "a body that is not whole JSON" if start else "an empty body"
     fault = Retryable(f"the server sent {kind}", attempts=CONTENT_ATTEMPTS)
     fault.not_json = html
     return fault

@@ -103,9 +103,7 @@ class CachedChat:
         except Exception:  # nothing was sent (budget), or it is a bug: not a reply that was lost
             self._cache.drop(digest)
             raise
-        reply = reply.model_copy(
-            update={"request_hash": digest, "model": self.endpoint.model, "cached": False}
-        )
+        reply = reply.model_copy(update={"request_hash": digest, "model": self.endpoint.model, "cached": False})
         self._cache.put(digest, content_hash(request), reply.model_dump_json())
         self._write(request, reply)
         return reply
@@ -115,9 +113,7 @@ class CachedChat:
         if text is None:
             return None
         try:
-            return ChatReply.model_validate_json(text).model_copy(
-                update={"cached": True, "request_hash": digest}
-            )
+            return ChatReply.model_validate_json(text).model_copy(update={"cached": True, "request_hash": digest})
         except ValidationError:
             return None  # written by another version: ask again
 

@@ -82,9 +82,7 @@ async def describe_server(server: OpenAIChat, found: Capabilities) -> Capabiliti
 def capability_table(capabilities: Capabilities) -> list[tuple[str, str]]:
     """Rows of (what, found) for people."""
     c = capabilities
-    models = (
-        "not listed" if c.models is None else ", ".join(c.models[:8]) + (" …" if len(c.models) > 8 else "")
-    )
+    models = "not listed" if c.models is None else ", ".join(c.models[:8]) + (" …" if len(c.models) > 8 else "")
     asked = {"schema": "response_format json_schema", "object": "json_object", "text": "in the prompt"}
     return [
         ("server", c.base_url),
@@ -171,9 +169,7 @@ async def _sends_object(chat: ChatModel) -> bool:
         reply = await _tried(chat, request.changed(max_tokens=room), [])
         if reply is None:
             return False
-        if _whole_object(reply.text) or (
-            reply.finish_reason == "length" and reply.text.lstrip().startswith("{")
-        ):
+        if _whole_object(reply.text) or (reply.finish_reason == "length" and reply.text.lstrip().startswith("{")):
             return True
     return False
 

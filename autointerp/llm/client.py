@@ -46,9 +46,7 @@ class Dialect(Record):
 class OpenAIChat:
     """A chat model behind an OpenAI-compatible server. One per event loop; close it with `aclose`."""
 
-    def __init__(
-        self, model: str, options: ClientOptions, transport: httpx2.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, model: str, options: ClientOptions, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.model = model
         self.options = options
         self.dialect = Dialect()
@@ -135,9 +133,7 @@ class OpenAIChat:
             return ""
         if not isinstance(found, Mapping) or "data" not in found:
             return ""
-        return (
-            f" {shown_url(self.options.url)}/v1 does answer: use --base-url {shown_url(self.options.url)}/v1."
-        )
+        return f" {shown_url(self.options.url)}/v1 does answer: use --base-url {shown_url(self.options.url)}/v1."
 
     async def _adapting(self, request: ChatRequest) -> ChatReply:
         while True:
@@ -175,16 +171,10 @@ class OpenAIChat:
         import openai
 
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-            return Retryable(
-                f"no whole reply within {self.options.timeout:g} s (--timeout)", attempts=CONTENT_ATTEMPTS
-            )
+            return Retryable(f"no whole reply within {self.options.timeout:g} s (--timeout)", attempts=CONTENT_ATTEMPTS)
         cause = error.__cause__ or error
-        fault = Retryable(
-            f"the connection failed ({self._secrets.clean(f'{type(cause).__name__}: {cause}')})"
-        )
-        fault.server_down = isinstance(
-            cause, (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
-        )
+        fault = Retryable(f"the connection failed ({self._secrets.clean(f'{type(cause).__name__}: {cause}')})")
+        fault.server_down = isinstance(cause, (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL))
         return fault
 
     def _enough(self, state: tenacity.RetryCallState) -> bool:
@@ -198,10 +188,7 @@ class OpenAIChat:
         if isinstance(fault, Retryable) and fault.wait is not None:
             asked = min(fault.wait, self.options.longest_retry_after)
             return asked + 0.1 * self.options.retry_base * spread
-        return (
-            min(self.options.retry_base * 2.0 ** (state.attempt_number - 1), self.options.longest_wait)
-            * spread
-        )
+        return min(self.options.retry_base * 2.0 ** (state.attempt_number - 1), self.options.longest_wait) * spread
 
     async def _final(self, fault: Retryable, tries: int) -> Exception:
         if fault.server_down:
@@ -245,9 +232,7 @@ def _adapted(dialect: Dialect, reason: str) -> Dialect:
     said = reason.lower()
     if "max_completion_tokens" in said and dialect.token_field == "max_tokens":
         return dialect.model_copy(update={"token_field": "max_completion_tokens"})
-    unsupported = any(
-        word in said for word in ("support", "not permitted", "unrecognized", "unknown", "extra")
-    )
+    unsupported = any(word in said for word in ("support", "not permitted", "unrecognized", "unknown", "extra"))
     if unsupported and "temperature" in said and dialect.send_temperature:
         return dialect.model_copy(update={"send_temperature": False})
     if unsupported and "seed" in said and dialect.send_seed:

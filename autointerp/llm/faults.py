@@ -17,9 +17,7 @@ from autointerp.errors import ChatFailed, ContextOverflow, RequestRefused, Serve
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429})
 CONTENT_ATTEMPTS = 5  # a server that answers rubbish five times in a row will go on
-KEY_LIKE = re.compile(
-    r"\b(?:sk|gsk|xai|key)-[A-Za-z0-9_\-*]{8,}|\bBearer\s+\S+|\bAIza[\w\-]{20,}", re.IGNORECASE
-)
+KEY_LIKE = re.compile(r"\b(?:sk|gsk|xai|key)-[A-Za-z0-9_\-*]{8,}|\bBearer\s+\S+|\bAIza[\w\-]{20,}", re.IGNORECASE)
 OVERFLOW = re.compile(
     r"exceed_context_size|context_length_exceeded|maximum context length|context (?:size|length|window)"
     r"|too many tokens|prompt is too long|input is too long",
@@ -33,9 +31,7 @@ BAD_KEY = re.compile(
     r"(?:invalid|incorrect|missing|valid|wrong|no)\W+(?:\w+\W+){0,2}api[ _-]?key|api_key_invalid",
     re.IGNORECASE,
 )
-NO_MONEY = re.compile(
-    r"insufficient[_ ](?:quota|balance|credit)|billing_hard_limit|credit balance", re.IGNORECASE
-)
+NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|credit)|billing_hard_limit|credit balance", re.IGNORECASE)
 
 
 class Retryable(Exception):
@@ -131,17 +127,13 @@ def judge(refusal: Refusal, secrets: Secrets, where: str) -> Exception:
     said = secrets.clean("an HTML page" if refusal.html else refusal.message) or "no reason given"
     status, words = refusal.status, refusal.words
     if status == 402 or NO_MONEY.search(words):
-        return ServerError(
-            f"{where} refuses for lack of credit ({status}: {said}). Add credit or change --llm."
-        )
+        return ServerError(f"{where} refuses for lack of credit ({status}: {said}). Add credit or change --llm.")
     if status == 401 or (status in (400, 403) and BAD_KEY.search(words)):
         return ServerError(f"{where} does not accept the key ({status}: {said}). Correct OPENAI_API_KEY.")
     if status == 403 and "logprob" in words.lower():  # OpenAI forbids them for reasoning models
         return RequestRefused(f"HTTP 403: {said}")
     if status == 403:
-        return ServerError(
-            f"{where} forbids the request ({status}: {said}). Check the key's rights and --llm."
-        )
+        return ServerError(f"{where} forbids the request ({status}: {said}). Check the key's rights and --llm.")
     if status in RETRIED_STATUS or status >= 500:
         return Retryable(f"HTTP {status}: {said}", wait=retry_after(refusal.headers or {}))
     if status == 404:

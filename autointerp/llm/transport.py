@@ -73,16 +73,12 @@ def make_client(options: ClientOptions, transport: httpx2.AsyncBaseTransport | N
 
     scheme, host = urlsplit(options.url).scheme, urlsplit(options.url).hostname
     if scheme not in ("http", "https") or not host:
-        raise ServerError(
-            f"--base-url {shown_url(options.url)!r} is not a web address: write http://HOST:PORT/v1."
-        )
+        raise ServerError(f"--base-url {shown_url(options.url)!r} is not a web address: write http://HOST:PORT/v1.")
     key = options.api_key.strip()
     if not key and host == "api.openai.com":
         raise ServerError("OpenAI needs a key: set OPENAI_API_KEY, or name a local server with --base-url.")
     if not key.isascii() or any(c.isspace() for c in key):
-        raise ServerError(
-            "OPENAI_API_KEY holds white space or a character that is not ASCII. Copy the key again."
-        )
+        raise ServerError("OPENAI_API_KEY holds white space or a character that is not ASCII. Copy the key again.")
     arguments: dict[str, Any] = {"trust_env": not is_loopback(options.url)}
     if transport is not None:
         arguments["transport"] = transport

@@ -146,8 +146,7 @@ def _bridge(name: str, device: str, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model {name!r} could not be loaded: {first[:300]} "
-            "Check the name and the network, or give a local folder."
+            f"model {name!r} could not be loaded: {first[:300]} Check the name and the network, or give a local folder."
         ) from error
 
 

@@ -52,9 +52,7 @@ def _text(inputs: Inputs, split: Literal["select", "test"]) -> HeldOutRows:
     return text_rows(batch.ids, batch.lengths, documents, split, inputs.model.special_ids)
 
 
-def _repeats(
-    model: LanguageModel, pool: np.ndarray, seed: int, split: Literal["select", "test"]
-) -> HeldOutRows | None:
+def _repeats(model: LanguageModel, pool: np.ndarray, seed: int, split: Literal["select", "test"]) -> HeldOutRows | None:
     period = repeat_length(PERIOD, model.n_ctx, len(pool), model.bos_id)
     if period < 2:
         return None

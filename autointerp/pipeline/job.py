@@ -75,9 +75,7 @@ class JobResult:
         return [r for r in self.reports if r.status == "failed"]
 
 
-def run_job(
-    config: RunConfig, sources: Sources, folder: Path, options: JobOptions, console: Console
-) -> JobResult:
+def run_job(config: RunConfig, sources: Sources, folder: Path, options: JobOptions, console: Console) -> JobResult:
     """Run or resume a job in `folder`. Raises AutointerpError; a stop that keeps results is `JobResult.stopped`."""
     with RunFolder(folder) as run:
         job = _Job(run, config, options, console)

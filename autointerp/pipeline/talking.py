@@ -125,9 +125,7 @@ def language_settings(config: RunConfig) -> LanguageSettings:
     return LanguageSettings(config.max_reply_tokens, config.temperature, config.seed, config.instruction)
 
 
-async def _with_server(
-    run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress
-) -> None:
+async def _with_server(run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress) -> None:
     source = templates(plan.config)
     asked = language_settings(plan.config)
     explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run))
@@ -141,9 +139,7 @@ async def _with_server(
 
 
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:
-    await describe_heads(
-        run, explainer, plan.collected, plan.heads, state.descriptions, progress, _pace(plan.settings)
-    )
+    await describe_heads(run, explainer, plan.collected, plan.heads, state.descriptions, progress, _pace(plan.settings))
 
 
 def _pace(settings: Settings) -> Pace:
@@ -157,6 +153,7 @@ async def _point(plan: TalkPlan, state: Talk, pointers: Mapping[Domain, Pointer]
         if isinstance(e.outcome, Description) and not e.outcome.abstained
     }
     controlled = control_heads(plan.heads, plan.config.seed)
+
     async def one(head: Head, description: Description) -> None:
         donors = donor_descriptions(head, described, plan.config.seed) if head in controlled else []
         pointer = pointers.get(description.domain)

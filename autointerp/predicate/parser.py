@@ -25,9 +25,7 @@ _LEXER = re.compile(
     r"""(?P<string>"(?:\\.|[^"\\\n\r])*"|'(?:\\.|[^'\\\n\r])*')|(?P<space>[\n\r\t])|(?P<quote>["'])"""
     r"""|(?P<control>[\x00-\x1f\x7f])|(?P<foreign>[^\x00-\x7f])|(?P<mark>[#\\;])"""
 )
-_ESCAPE = re.compile(
-    r"""\\(?:[\\'"nrtabfv]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})|(?P<bad>[\\\x00-\x1f])"""
-)
+_ESCAPE = re.compile(r"""\\(?:[\\'"nrtabfv]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})|(?P<bad>[\\\x00-\x1f])""")
 _REFUSED = {
     "quote": 'a quote that is not closed; write strings on one line, as in src.lower == "the"',
     "control": "a control character; remove it",

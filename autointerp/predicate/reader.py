@@ -146,9 +146,7 @@ class Reader:
             return self._string_test(function.value, _TESTS[function.attr], arguments[0])
         self._fail(node, "only nearest, first and all can be called")
 
-    def _string_test(
-        self, place: ast.expr, test: Test, argument: ast.expr, *, negated: bool = False
-    ) -> StringTest:
+    def _string_test(self, place: ast.expr, test: Test, argument: ast.expr, *, negated: bool = False) -> StringTest:
         value, literal = self._value(place), self._literal(argument)
         if value.kind is not Kind.TEXT or isinstance(value, Literal):
             self._fail(place, f"{value} is a {value.kind}; parts are looked for in .text or .lower")

@@ -150,9 +150,7 @@ class TokenRows:
         clean = np.where(self.valid, self.ids, 0).astype(np.int32)
         if clean.size and not (clean.min() >= 0 and clean.max() < len(self.table)):
             seen = f"token ids {clean.min()}..{clean.max()}"
-            raise BadInput(
-                f"{seen} do not fit a vocabulary of {len(self.table)}; use the model's own tokenizer"
-            )
+            raise BadInput(f"{seen} do not fit a vocabulary of {len(self.table)}; use the model's own tokenizer")
         object.__setattr__(self, "ids", clean)
 
     @property

@@ -31,9 +31,7 @@ def card_text(report: HeadReport) -> str:
 def _title(report: HeadReport) -> str:
     judged = report.judgement
     label = report.description.label if report.description is not None else "no description"
-    return f"{report.head}   {label}   {report.status}   {judged.verdict.upper()}\n" + _line(
-        "verdict", judged.reason
-    )
+    return f"{report.head}   {label}   {report.status}   {judged.verdict.upper()}\n" + _line("verdict", judged.reason)
 
 
 def _line(name: str, text: str) -> str:
@@ -75,9 +73,7 @@ def _numbers(report: HeadReport) -> str:
             f"chance {_short(judged.chance)}, {judged.n_items:,} items of {judged.n_docs:,} documents"
         )
     if judged.coverage is not None and math.isfinite(judged.coverage):
-        lines.append(
-            f"coverage:     {judged.coverage:.0%} of the contribution, unexplained {1 - judged.coverage:.0%}"
-        )
+        lines.append(f"coverage:     {judged.coverage:.0%} of the contribution, unexplained {1 - judged.coverage:.0%}")
     lines.append(_margin(report))
     if score is not None and score.state:
         lines.append(_line("state", score.state))
@@ -116,13 +112,9 @@ def _controls(report: HeadReport) -> str:
         return ""
     lines = [f"{'controls':<34}{'kind':<8}{'value':>8}  {'score minus it':<26}beaten"]
     for c in score.controls:
-        difference = (
-            "the same rule" if c.same_rule else f"{_short(c.difference)} [{_short(c.low)}, {_short(c.high)}]"
-        )
+        difference = "the same rule" if c.same_rule else f"{_short(c.difference)} [{_short(c.low)}, {_short(c.high)}]"
         beaten = "= this rule" if c.same_rule else ("yes" if c.beaten else "no")
-        lines.append(
-            f"  {printable(c.name)[:31]:<32}{c.kind:<8}{_short(c.value):>8}  {difference:<26}{beaten}"
-        )
+        lines.append(f"  {printable(c.name)[:31]:<32}{c.kind:<8}{_short(c.value):>8}  {difference:<26}{beaten}")
     return "\n".join(lines)
 
 
@@ -140,8 +132,7 @@ def _stats(report: HeadReport) -> str:
 def _detectors(report: HeadReport) -> str:
     firing = [r for r in report.evidence.readings if r.fires]
     text = "; ".join(
-        f"{r.name} on {r.data} {_short(r.value)} "
-        f"(percentile {r.percentile:.0f}, {r.lift_over_uniform:.3g} x uniform)"
+        f"{r.name} on {r.data} {_short(r.value)} (percentile {r.percentile:.0f}, {r.lift_over_uniform:.3g} x uniform)"
         for r in firing
     )
     return _line("detectors", text or "none fires")

@@ -31,9 +31,7 @@ def _from_command(command: str) -> list[str] | None:
         return None
     rest = words[place + 1 :]
     if words[place] == "describe-head":
-        named = next(
-            (i for i, word in enumerate(rest) if (i == 0 and word[:1] != "-") or _HEAD.fullmatch(word)), None
-        )
+        named = next((i for i, word in enumerate(rest) if (i == 0 and word[:1] != "-") or _HEAD.fullmatch(word)), None)
         rest = [word for i, word in enumerate(rest) if i != named]
     return [*words[:place], "describe-head", HEAD, *_without_run_options(rest)]
 
@@ -61,11 +59,7 @@ def _from_config(config: dict[str, Any]) -> list[str]:
         option = "--" + name.replace("_", "-")
         if isinstance(value, list | tuple):
             repeated = name == "corpus"
-            words += (
-                [part for item in value for part in (option, str(item))]
-                if repeated
-                else [option, ",".join(value)]
-            )
+            words += [part for item in value for part in (option, str(item))] if repeated else [option, ",".join(value)]
         else:
             words += [option, str(value)]
     return words

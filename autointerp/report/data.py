@@ -45,11 +45,7 @@ def trimmed(card: Json, per_stratum: int, *, with_prompts: bool) -> Json:
     """The card with at most `per_stratum` examples of each stratum; what is left out is counted on it."""
     kept = [example for example in card["examples"] if example["rank"] < per_stratum]
     out = card | {"examples": kept, "omitted": card["omitted"] + len(card["examples"]) - len(kept)}
-    return (
-        out
-        if with_prompts
-        else out | {"made": {**card["made"], "prompt": [], "raw_replies": [], "left_out": True}}
-    )
+    return out if with_prompts else out | {"made": {**card["made"], "prompt": [], "raw_replies": [], "left_out": True}}
 
 
 def card(report: HeadReport) -> Json:
@@ -60,9 +56,7 @@ def card(report: HeadReport) -> Json:
         "head": str(report.head),
         "status": report.status,
         "said": None if said is None else said.model_dump(mode="json"),
-        "judged": {
-            k: number(v) if isinstance(v, float) else v for k, v in report.judgement.model_dump().items()
-        },
+        "judged": {k: number(v) if isinstance(v, float) else v for k, v in report.judgement.model_dump().items()},
         "group": margin_group(report),
         "scores": [_score(item, main=item is score) for item in report.scores],
         "unscored": [[item.scorer, item.reason] for item in report.unscored],
@@ -132,10 +126,7 @@ def _stats(stats: HeadStats, loss: Interval, kl: Interval) -> list[list[Any]]:
         ("loss rise, head mean-ablated", "nats/token", None, loss),
         ("KL, head mean-ablated", "nats", None, kl),
     ]
-    return [
-        [name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n]
-        for name, unit, median, i in rows
-    ]
+    return [[name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
 
 
 def _reading(reading: Reading) -> list[Any]:
@@ -169,9 +160,7 @@ def example_json(example: Example) -> Json:
     first = max(0, example.dst - BEFORE)
     stop = min(len(example.tokens), example.dst + AFTER + 1)
     sinks = {0} | {source.src for source in example.sources if source.is_sink}
-    far = math.fsum(
-        c for i, c in enumerate(example.contribution_shares[:first]) if i not in sinks and math.isfinite(c)
-    )
+    far = math.fsum(c for i, c in enumerate(example.contribution_shares[:first]) if i not in sinks and math.isfinite(c))
     numbers = ("sink_mass", "self_mass", "entropy", "activity", "activity_quantile", "weight", "dla_next",
                "abl_dlogp_next", "abl_kl")  # fmt: skip
     row: Json = {

@@ -53,9 +53,7 @@ def open_heads(folder: Path) -> HeadFile:
     """Index heads.jsonl of a run; RunFolderError where it is missing or a line in the middle is damaged."""
     path = folder / "heads.jsonl"
     if not path.is_file():
-        raise RunFolderError(
-            f"{folder} holds no heads.jsonl, so it is no run folder. Give the folder of a run."
-        )
+        raise RunFolderError(f"{folder} holds no heads.jsonl, so it is no run folder. Give the folder of a run.")
     places: dict[Head, int] = {}
     with path.open("rb") as file:
         place = 0
@@ -89,8 +87,7 @@ def _parse(line: bytes, where: str) -> HeadReport:
             problem = first.errors()[0]
             place = ".".join(str(part) for part in problem["loc"])
             raise RunFolderError(
-                f"{where}: not a head report ({place}: {problem['msg']}). "
-                "Run the same command again to rewrite it."
+                f"{where}: not a head report ({place}: {problem['msg']}). Run the same command again to rewrite it."
             ) from None
 
 
@@ -107,9 +104,7 @@ def read_json(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunFolderError(
-            f"{path} is not JSON ({error}). Restore it, or start a new run folder."
-        ) from None
+        raise RunFolderError(f"{path} is not JSON ({error}). Restore it, or start a new run folder.") from None
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object. Start a new run folder.")
     return value

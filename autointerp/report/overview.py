@@ -70,11 +70,7 @@ class Overview:
         facts: Facts = [("model", str(self.settings.get("model", "unknown")))]
         facts += flatten(self.run.get("model"))
         names = {name for name, _ in facts}
-        facts += [
-            (n, str(self.config[n]))
-            for n in ("dtype", "seed", "context")
-            if n in self.config and n not in names
-        ]
+        facts += [(n, str(self.config[n])) for n in ("dtype", "seed", "context") if n in self.config and n not in names]
         explainers = ", ".join(f"{name} ({count})" for name, count in sorted(summary.explainers.items()))
         facts.append(("explainer", explainers or "none"))
         if summary.models:

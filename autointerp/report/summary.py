@@ -77,9 +77,7 @@ class Summary:
         self.repairs += made.repairs
 
     def _add_control(self, control: Control) -> None:
-        total = self.controls.setdefault(
-            (control.kind, control.name), ControlTotal(control.name, control.kind)
-        )
+        total = self.controls.setdefault((control.kind, control.name), ControlTotal(control.name, control.kind))
         total.n += 1
         total.beaten += control.beaten
         total.same_rule += control.same_rule

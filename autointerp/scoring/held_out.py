@@ -53,9 +53,7 @@ def text_rows(
     return HeldOutRows("text", split, ids, lengths, np.unique(documents, return_inverse=True)[1], rows, sources)
 
 
-def repeat_rows(
-    ids: Int[np.ndarray, "row pos"], period: int, split: Literal["select", "test"]
-) -> HeldOutRows:
+def repeat_rows(ids: Int[np.ndarray, "row pos"], period: int, split: Literal["select", "test"]) -> HeldOutRows:
     """Repeated random tokens; only destinations of the second copy count."""
     n, size = ids.shape
     rows = np.broadcast_to(np.arange(size) >= size - period, (n, size)).copy()

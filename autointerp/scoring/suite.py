@@ -145,9 +145,7 @@ class _Predicates:
             return
         texts = {head: p for head, o in rivals.items() if (p := _predicate(o)) is not None}
         pool = _donor_pool(others, self._spec.seed)
-        lists = {
-            layer: _names(layer, others, texts, pool) for layer in range(self._spec.model.n_layers)
-        }
+        lists = {layer: _names(layer, others, texts, pool) for layer in range(self._spec.model.n_layers)}
         selects = tally(
             self._spec.model, self._select.held_out, lambda n: self._select.masks(lists[n]), self._spec.batch_size
         )

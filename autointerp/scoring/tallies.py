@@ -71,9 +71,7 @@ class _Truth:
     no_write: list[Bool[Tensor, "head dst"]]
 
 
-def _read_group(
-    model: LanguageModel, held_out: HeldOutRows, layers: list[int], batch_size: int
-) -> dict[int, _Truth]:
+def _read_group(model: LanguageModel, held_out: HeldOutRows, layers: list[int], batch_size: int) -> dict[int, _Truth]:
     truth = {layer: _Truth([], [], [], []) for layer in layers}
     outputs = {layer: OutputGeometry.of(model, layer) for layer in layers}
     scale = float(model.final_states(model.to_ids(held_out.ids[:batch_size]))[0].float().norm(dim=-1).mean())

@@ -79,16 +79,12 @@ def interval(values: Draws, level: float = _LEVEL) -> tuple[float, float]:
 
 def ratio_interval(numerator: PerDoc, denominator: PerDoc, resamples: Resamples) -> Estimate:
     """sum numerator / sum denominator over documents: means, rates, coverage. NaN for a zero denominator."""
-    return _estimate(
-        np.stack([numerator, denominator], -1), lambda t: _divide(t[..., 0], t[..., 1]), resamples
-    )
+    return _estimate(np.stack([numerator, denominator], -1), lambda t: _divide(t[..., 0], t[..., 1]), resamples)
 
 
 def f1_interval(tp: PerDoc, fp: PerDoc, fn: PerDoc, resamples: Resamples) -> Estimate:
     """F1 from weighted counts of each document (the counts are summed, not the F1s)."""
-    return _estimate(
-        np.stack([tp, fp, fn], -1), lambda t: f1_from_counts(t[..., 0], t[..., 1], t[..., 2]), resamples
-    )
+    return _estimate(np.stack([tp, fp, fn], -1), lambda t: f1_from_counts(t[..., 0], t[..., 1], t[..., 2]), resamples)
 
 
 def pearson_interval(sums: Float64[np.ndarray, "doc 6"], resamples: Resamples) -> Estimate:
@@ -99,9 +95,7 @@ def pearson_interval(sums: Float64[np.ndarray, "doc 6"], resamples: Resamples) -
 def paired_difference(first: Draws, second: Draws, value: float) -> Estimate:
     """`value`, the difference on all documents, with the interval of first - second over shared resamples."""
     if first.shape != second.shape:
-        raise BadInput(
-            f"{len(first)} and {len(second)} resampled values: a pair comes from the same resamples"
-        )
+        raise BadInput(f"{len(first)} and {len(second)} resampled values: a pair comes from the same resamples")
     return Estimate(value, *interval(first - second))
 
 
@@ -182,9 +176,7 @@ def _beta_cdf(x: float, a: int, b: int) -> float:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast on one side only
         return 1 - _beta_cdf(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     tiny, d = 1e-300, 1 / (1 - (a + b) * x / (a + 1) or 1e-300)
     c, fraction = 1.0, d
     for m in range(1, 10_000):

@@ -189,9 +189,7 @@ DETAIL_METRICS: dict[str, Metric] = {
 }
 
 
-def chance_lines(
-    prevalence: float, mean: float | None = None, mean_square: float | None = None
-) -> dict[str, float]:
+def chance_lines(prevalence: float, mean: float | None = None, mean_square: float | None = None) -> dict[str, float]:
     """What an explanation without content scores, by metric (rule 7).
 
     `prevalence` pi: weighted share of positive items; `mean` and `mean_square`: E[a] and E[a^2] of the raw
@@ -226,9 +224,7 @@ def _items(e: Items, a: Items, w: Items | None) -> tuple[Kept, Kept, Kept]:
         if not np.isfinite(values).all():
             raise BadInput(f"{name} holds NaN or infinity; an item without a value is no item, leave it out")
     if (w < 0).any() or not (w > 0).any():
-        raise BadInput(
-            "weights must be 0 or more, one at least above 0; they are inverse inclusion probabilities"
-        )
+        raise BadInput("weights must be 0 or more, one at least above 0; they are inverse inclusion probabilities")
     kept = w > 0
     return (e, a, w) if kept.all() else (e[kept], a[kept], w[kept])
 

@@ -115,8 +115,7 @@ class RunFolder:
         if differing:
             listed = "; ".join(f"{name}: {was} there, {now} now" for name, was, now in differing)
             raise RunFolderError(
-                f"{self.root} holds a run with other settings ({listed}). "
-                "Give the same settings, or another --out."
+                f"{self.root} holds a run with other settings ({listed}). Give the same settings, or another --out."
             )
         return held
 
@@ -148,9 +147,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if record is not None:
             found.append(record)
         elif number != last:
-            raise RunFolderError(
-                f"{path} line {number + 1} is not JSON. Remove that line or use another --out."
-            )
+            raise RunFolderError(f"{path} line {number + 1} is not JSON. Remove that line or use another --out.")
     return found
 
 

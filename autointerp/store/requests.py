@@ -40,9 +40,7 @@ class RequestCache:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             # one process writes a run, but a server or a notebook may hand the object to another thread
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 self._open()
             except BaseException:
@@ -67,16 +65,12 @@ class RequestCache:
 
     def by_content(self, content: str) -> str | None:
         """A stored reply of a content hash, whoever answered (the earliest), or None."""
-        return self._one(
-            "SELECT reply FROM replies WHERE content_hash = ? ORDER BY time, hash LIMIT 1", content
-        )
+        return self._one("SELECT reply FROM replies WHERE content_hash = ? ORDER BY time, hash LIMIT 1", content)
 
     def begin(self, digest: str) -> None:
         """Note that this run is about to send a request."""
         with self._errors():
-            self._db.execute(
-                "INSERT OR REPLACE INTO in_flight VALUES (?, ?, ?)", (self._run, digest, time.time())
-            )
+            self._db.execute("INSERT OR REPLACE INTO in_flight VALUES (?, ?, ?)", (self._run, digest, time.time()))
 
     def put(self, digest: str, content: str, reply: str) -> None:
         """Store a reply and remove its note in one transaction, on disk when this returns."""
@@ -101,9 +95,7 @@ class RequestCache:
 
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(
-            "PRAGMA synchronous = FULL"
-        )  # in WAL mode NORMAL may lose the last commits at a power cut
+        self._db.execute("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits at a power cut
         with self._transaction():
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
