@@ -136,7 +136,7 @@ def test_the_context_length_is_found(name: str) -> None:
 
 def test_thirty_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     async def main(server: MisbehavingServer) -> list[Answer[tuple[str, int]] | Failure]:
-        options = ClientOptions(base_url=server.base_url, timeout=0.5, retry_base=0.005)
+        options = ClientOptions(base_url=server.base_url, timeout=2.5, retry_base=0.005)
         with stored(tmp_path) as (_, cache, log):
             async with chat_session(ChatOptions(llm="m", client=options, concurrency=8), cache, log) as session:
                 asked = (
@@ -144,7 +144,7 @@ def test_thirty_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -
                 )
                 return await asyncio.gather(*asked)
 
-    with MisbehavingServer(share=0.3, seed=5, hang=3.0) as server:
+    with MisbehavingServer(share=0.3, seed=5, hang=7.0) as server:
         first = asyncio.run(main(server))
         assert set(server.faults) == set(FAULTS)
         assert server.most_at_once <= 8 + server.faults["hang"] + server.faults["drip"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import math
 import re
 import zlib
 from html.parser import HTMLParser
@@ -21,7 +20,7 @@ from autointerp.report import card_text, html, write_reports
 from autointerp.report.command import head_command
 from autointerp.report.csv import COLUMNS, read_heads_csv
 from autointerp.report.data import card, example_json
-from autointerp.report.summary import Summary, clopper_pearson, margin_group
+from autointerp.report.summary import Summary, margin_group
 
 KINDS = ("supported", "partly", "refuted", "rule", "first_token", "abstained", "failed", "unscored")
 CONTRACT = (
@@ -162,13 +161,6 @@ def test_mean_margins_count_who_they_should() -> None:
     assert summary.risk_coverage[-1] == (pytest.approx(3 / 6), pytest.approx(sum(margins) / 3))
     rival = summary.controls[("rival", "previous_token")]
     assert rival.n == 5 and rival.same_rule == 1 and len(rival.differences) == 4
-
-
-def test_clopper_pearson_against_known_values() -> None:
-    assert clopper_pearson(49, 50) == (pytest.approx(0.893531, abs=1e-5), pytest.approx(0.999494, abs=1e-5))
-    assert clopper_pearson(0, 10) == (0.0, pytest.approx(0.308497, abs=1e-5))
-    assert clopper_pearson(10, 10)[1] == 1.0
-    assert math.isnan(clopper_pearson(0, 0)[0])
 
 
 def test_examples_keep_40_before_and_8_after_and_lose_nothing_silently() -> None:

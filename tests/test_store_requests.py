@@ -67,9 +67,10 @@ def test_what_was_stored_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "requests.sqlite"
     process = writer(path, "run", 100_000)
     assert process.stdout is not None
-    time.sleep(0.6)
+    assert process.stdout.readline()  # it has begun to write, however slow the day
+    time.sleep(0.3)
     process.kill()
-    stored = process.stdout.read().count(b"\n")
+    stored = 1 + process.stdout.read().count(b"\n")
     process.wait()
     process.stdout.close()
     assert stored > 0

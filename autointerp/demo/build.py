@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
+
+
+OUTPUT_SCALE = 0.35
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class TrainConfig:
     random_share: float = 0.15
     short_random_share: float = 0.5
     pair_share: float = 0.4
-    pair_from: float = 0.4
+    pair_from: float = 0.25
 
 
 def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:
@@ -73,7 +76,21 @@ def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:
             parameter.normal_(0.0, scale, generator=generator)
     with torch.no_grad():
         model.transformer.wpe.weight.copy_(sinusoids(config.n_ctx, config.d_model))
+        for block in model.transformer.h:
+            _start_attention(block.attn, generator)
     return model
+
+
+def _start_attention(attention: Any, generator: torch.Generator) -> None:
+    """W_Q = W_K and W_O = OUTPUT_SCALE * W_V transposed (mimetic start, Trockman and Kolter 2023, arXiv 2305.09828):
+    alike tokens see each other from the first step, and no head is given a task."""
+    weight = attention.c_attn.weight
+    size = weight.shape[0]
+    query, value = (torch.randn(size, size, generator=generator) / math.sqrt(size) for _ in range(2))
+    weight[:, :size] = query
+    weight[:, size : 2 * size] = query
+    weight[:, 2 * size :] = value
+    attention.c_proj.weight.copy_(OUTPUT_SCALE * value.T)
 
 
 def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "pos d_model"]:

@@ -127,7 +127,7 @@ def _summary(
     values = dict(zip(MEASURES, measured, strict=True))
     used = ~np.isnan(values["hit"])
     n = int(used.sum())
-    low, high = clopper_pearson(int(np.nansum(values["hit"])), n)
+    low, high = clopper_pearson(int(np.nansum(values["hit"])), n) if n else (float("nan"), float("nan"))
     resting = [
         f"{p.id}: {kept:.3g} of the attention is off the sink"
         for p, kept, ok in zip(prompts, values["kept"], used, strict=True)
