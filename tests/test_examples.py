@@ -150,9 +150,7 @@ def test_readouts_are_logits_of_what_is_written() -> None:
         to_logits, _, layers = logits_by_hand(model, row)
         layer, w_o = layers[head.layer], model.W_O(head.layer)[head.index]
         constant = model.v_constant(head.layer)[head.index]
-        source_write = layer.pattern[0, head.index, row.dst, reading.top_src] * (
-            (layer.v[0, reading.top_src, head.index] - constant) @ w_o
-        )
+        source_write = (layer.v[0, reading.top_src, head.index] - constant) @ w_o
         whole_write = (layer.z[0, row.dst, head.index] - constant) @ w_o
         for write, up, down in (
             (source_write, example.ov_up, example.ov_down),
@@ -242,9 +240,26 @@ def test_grouped_query_sources_write_through_their_own_values() -> None:
         write = layer.z[1, 9, head.index] @ model.W_O(head.layer)[head.index]
         logits = found.logits(write[None], found.scale(residual[1, 9][None]))[0]
         assert reading.write_logits_next == pytest.approx(float(logits[ids[1, 10]]), abs=1e-5)
-        v = layer.v[1, reading.top_src, head.index // 2] * layer.pattern[1, head.index, 9, reading.top_src]
+        v = layer.v[1, reading.top_src, head.index // 2]
         own = found.logits((v @ model.W_O(head.layer)[head.index])[None], found.scale(residual[1, 9][None]))[0]
         assert reading.source_logit == pytest.approx(float(own[ids[1, reading.top_src]]), abs=1e-5)
+
+
+def test_without_a_readout_what_is_written_is_not_available_and_the_rest_is() -> None:
+    items = [(Head(layer=1, index=0), ChosenRow(0, 6, "top", None, 1.0, 1.0, 1.0))]
+    model = tiny_model("gpt2")
+    with_it = ExampleReader(model, corpus().windows, readout(), whole().expected_share())
+    without = ExampleReader(model, corpus().windows, None, whole().expected_share())
+    full, bare = with_it.read(items, 1)[items[0]], without.read(items, 1)[items[0]]
+    assert full.ov_up
+    assert full.write_down
+    assert (bare.ov_up, bare.ov_down, bare.write_up, bare.write_down) == ((), (), (), ())
+    assert math.isnan(bare.write_logits_next)
+    assert math.isnan(bare.source_logit)
+    assert torch.equal(bare.pairs.attn, full.pairs.attn)
+    example = without.example(items[0], bare, RowEffect(0.1, 0.2))
+    assert math.isnan(example.dla_next)
+    assert example.abl_kl == 0.2
 
 
 def test_a_head_that_writes_nothing_is_flagged() -> None:

@@ -59,9 +59,25 @@ def _cut(name: str, size: int) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
 
+def _lacking(part: str) -> Callable[[Path], object]:
+    """Weights without the tensors whose name holds `part`."""
+
+    def spoil(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in tensors.items() if part not in name}
+        assert len(kept) < len(tensors)
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
+        (_lacking("h.1."), ModelError, r"lack 12 tensors that its config.json asks for \("),
+        (_lacking("wpe"), ModelError, r"lack 1 tensors that its config.json asks for \(.*wpe.weight\)"),
         (_without("config.json"), BadInput, "has no config.json"),
         (_without("tokenizer.json"), BadInput, "has no tokenizer files"),
         (_without("model.safetensors"), BadInput, "has no weights"),

@@ -97,7 +97,35 @@ def test_a_changed_z_is_a_full_forward_with_the_same_hook(architecture: str) -> 
     torch.testing.assert_close(model.final_states(ids)[1], run.hidden, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "Gemma2"])
+POST_NORM = ("Gemma2", "Gemma3", "Olmo2")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_norm_between_the_heads_and_the_stream_is_recognised(architecture: str) -> None:
+    model, _ = proved(architecture)
+    assert model.direct_writes == (architecture not in POST_NORM)
+    assert model.norm_before == (architecture != "Olmo2")
+    ids = some_ids(model)
+    if model.direct_writes:
+        assert Readout.of(model, ids).gain.shape == (32,)
+    else:
+        with pytest.raises(ModelError, match="norm between its attention and the residual stream"):
+            Readout.of(model, ids)
+
+
+def test_a_model_without_a_final_norm_is_refused() -> None:
+    """OPT with `do_layer_norm_before=False` (its 350m) has none, and its `ln1` stands behind the attention."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_dim": 64}
+    size = len(tiny_tokenizer())
+    config = OPTConfig(vocab_size=size, word_embed_proj_dim=32, do_layer_norm_before=False, **shape)
+    network = OPTForCausalLM(config).eval()
+    with pytest.raises(ModelError, match="no norm before its unembedding"):
+        open_model(boot(network))
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in POST_NORM])
 def test_the_whole_residual_read_out_is_the_centred_logits(architecture: str) -> None:
     model, _ = proved(architecture)
     ids = some_ids(model)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int
 
+from autointerp.errors import ModelError
 from autointerp.evidence.detectors import DetectorInputs, DetectorSpec, TextRows, ordinary_pool, run_detectors
 from autointerp.evidence.effects import RowPlace, row_effects
 from autointerp.evidence.examples import Chosen, ExampleReader, RowReading, Windows, extreme_tokens
@@ -165,7 +166,12 @@ class _Examples:
         self._model, self._explain, self._state = model, explain, state
         self._z_mean, self._batch_size = z_mean, batch_size
         sample = model.to_ids(np.asarray(explain.windows.ids[explain.numbers[:8]]))
-        readout = LogitReadout.of(model, sample)
+        self._unreadable: tuple[str, ...] = ()
+        readout = None
+        try:
+            readout = LogitReadout.of(model, sample)
+        except ModelError as error:
+            self._unreadable = (f"what is written is not available: {error}",)
         self._reader = ExampleReader(model, explain.windows, readout, state.expected_share())
         self._table = WindowTable(explain.windows.ids, np.asarray(explain.cluster))
 
@@ -183,7 +189,7 @@ class _Examples:
         for head in heads:
             rows, missing = select_rows(self._state, head.layer * self._model.n_heads + head.index, self._table)
             chosen += [(head, row) for row in rows]
-            notes[head] = tuple(missing)
+            notes[head] = (*missing, *self._unreadable)
         readings = self._reader.read(chosen, self._batch_size)
         effects = row_effects(self._model, [self._place(item) for item in chosen], self._z_mean, 2 * self._batch_size)
         examples = [self._reader.example(i, readings[i], e) for i, e in zip(chosen, effects, strict=True)]
@@ -206,7 +212,7 @@ class _Examples:
     def _readout(self, head: Head, readings: dict[Chosen, RowReading]) -> Readout:
         """Over the head's top and quantile rows: tokens most raised and lowered, and the effect on the source."""
         active = [(i, r) for i, r in readings.items() if i[1].stratum in ("top", "quantile")]
-        source = np.array([r.source_logit for _, r in active])
+        source = np.array([r.source_logit for _, r in active if not np.isnan(r.source_logit)])
         totals: dict[str, float] = {}
         for _, reading in active:
             for value in (*reading.write_up, *reading.write_down):

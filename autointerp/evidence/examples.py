@@ -52,7 +52,7 @@ class RowReading:
     write_up: tuple[TokenValue, ...]
     write_down: tuple[TokenValue, ...]
     write_logits_next: float
-    source_logit: float  # what the top source writes on its own token, centred logits
+    source_logit: float  # what the top source's v W_O does to its own token, centred logits
     no_write: bool
 
 
@@ -66,7 +66,7 @@ class ExampleReader:
         self,
         model: LanguageModel,
         windows: Windows,
-        readout: Readout,
+        readout: Readout | None,
         expected_share: Float[np.ndarray, "head row_bucket bucket"],
     ) -> None:
         self._model, self._windows, self._readout = model, windows, readout
@@ -118,16 +118,12 @@ class ExampleReader:
         constant = self._model.expand_kv(self._outputs[head.layer].v_constant[None])[0, head.index]
         v = self._model.expand_kv(layer.v[row, top : top + 1].float())[0, head.index] - constant
         z = layer.z[row, chosen.dst, head.index].float() - constant * pattern[chosen.dst].sum()
-        return _RawRow(
-            pairs, column_lift(pattern, dst, masks.rows[row])[0], lift[0], top, pairs.attn[0, top] * (v @ w_o), z @ w_o
-        )
+        return _RawRow(pairs, column_lift(pattern, dst, masks.rows[row])[0], lift[0], top, v @ w_o, z @ w_o)
 
     def _readings(
         self, items: list[Chosen], raw: list[_RawRow], stream: Float[Tensor, "row d_model"]
     ) -> list[RowReading]:
-        scale = self._readout.scale(stream)
-        source = self._readout.logits(torch.stack([r.source_write for r in raw]), scale)
-        whole = self._readout.logits(torch.stack([r.write for r in raw]), scale)
+        source, whole = self._logits(raw, stream)
         readings: list[RowReading] = []
         for i, ((_, chosen), r) in enumerate(zip(items, raw, strict=True)):
             ids, length = self._windows.ids[chosen.window], int(self._windows.lengths[chosen.window])
@@ -138,16 +134,30 @@ class ExampleReader:
                     r.column_lift.cpu(),
                     r.position_lift.cpu(),
                     r.top_src,
-                    *self._extremes(source[i]),
-                    *self._extremes(whole[i]),
-                    float("nan") if next_id is None else float(whole[i, next_id]),
-                    float(source[i, int(ids[r.top_src])]),
+                    *self._extremes(None if source is None else source[i]),
+                    *self._extremes(None if whole is None else whole[i]),
+                    float("nan") if next_id is None or whole is None else float(whole[i, next_id]),
+                    float("nan") if source is None else float(source[i, int(ids[r.top_src])]),
                     bool(r.write.norm() < NO_WRITE * stream[i].norm()),
                 )
             )
         return readings
 
-    def _extremes(self, logits: Float[Tensor, " d_vocab"]) -> tuple[tuple[TokenValue, ...], tuple[TokenValue, ...]]:
+    def _logits(
+        self, raw: list[_RawRow], stream: Float[Tensor, "row d_model"]
+    ) -> tuple[Float[Tensor, "row d_vocab"], Float[Tensor, "row d_vocab"]] | tuple[None, None]:
+        """Centred logits of the top sources' `v W_O` and of the rows' whole writes; nothing without a readout."""
+        if self._readout is None:
+            return None, None
+        scale = self._readout.scale(stream)
+        source = self._readout.logits(torch.stack([r.source_write for r in raw]), scale)
+        return source, self._readout.logits(torch.stack([r.write for r in raw]), scale)
+
+    def _extremes(
+        self, logits: Float[Tensor, " d_vocab"] | None
+    ) -> tuple[tuple[TokenValue, ...], tuple[TokenValue, ...]]:
+        if logits is None:
+            return (), ()
         return extreme_tokens(logits, self._model.strings, N_TOKENS)
 
     def example(self, item: Chosen, reading: RowReading, effect: RowEffect) -> Example:

@@ -132,6 +132,8 @@ def read_rows(
     valid = rows & (mass >= TAU)
     safe = torch.where(valid, mass, torch.nan)
     shares, pairs = _share_by_distance(pattern, torch.where(valid, 1 / mass.clamp_min(TAU), 0.0), valid, geometry)
+    if masks.extra_sinks:
+        pairs = pairs - _blocked_pairs(~masks.allowed & masks.rows, valid, geometry)
     columns = torch.matmul(rows.float()[:, :, None, :], pattern)[:, :, 0, :]
     activity = torch.where(rows, activity, 0.0)
     best = activity.argmax(-1)
@@ -184,3 +186,14 @@ def _share_by_distance(
     pairs = (valid.reshape(-1, 1, size).float() * geometry.row_buckets) @ geometry.sources
     shape = (batch, heads, -1, geometry.distance_buckets.shape[1])
     return shares.reshape(shape), pairs.reshape(shape)
+
+
+def _blocked_pairs(
+    blocked: Bool[Tensor, "batch src"], valid: Bool[Tensor, "batch head dst"], geometry: Geometry
+) -> Float[Tensor, "batch head row_bucket bucket"]:
+    """Pairs of counted rows whose source is a control token inside the window: no possible source."""
+    places = torch.arange(geometry.size, device=blocked.device)
+    distance = places[:, None] - places
+    bucket = geometry.distance_buckets[distance.clamp_min(0)] * (distance >= 0)[..., None]
+    by_dst = torch.einsum("bs,dsk->bdk", blocked.float(), bucket)
+    return torch.einsum("bhd,rd,bdk->bhrk", valid.float(), geometry.row_buckets, by_dst)

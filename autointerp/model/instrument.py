@@ -7,7 +7,8 @@
    architecture shows its pattern after use (`pattern_read_only`), zeroing z, which is how we intervene, must.
 5. The tokenizer round-trips text.
 6. Unembedding the final norm gives the logits, up to one factor and the soft cap.
-7. Running again from a block's inputs gives the same logits; if not, `exact_resume` is off and full forwards are used.
+7. Where the norms of a block stand: before the attention, or between it and the stream.
+8. Running again from a block's inputs gives the same logits; if not, `exact_resume` is off and full forwards are used.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def prove(model: LanguageModel) -> tuple[LanguageModel, InstrumentReport]:
     Raises ModelError with the failing check and its value.
     """
     check_tokenizer(model)
+    if getattr(model.bridge.ln_final, "original_component", model.bridge.ln_final) is None:
+        raise ModelError(
+            f"{model.name} has no norm before its unembedding, so its effects cannot be measured. "
+            "This architecture is not supported."
+        )
     ids = _sample_ids(model)
     layers: list[Layer] = []
     model.read_attention(ids, list(range(model.n_layers)), layers.append)
@@ -60,6 +66,8 @@ def prove(model: LanguageModel) -> tuple[LanguageModel, InstrumentReport]:
         )
     shift, read_only = _zeroing_shift(model, ids)
     sinks = _has_sinks(model)
+    norm_before, direct = _norm_places(model, ids)
+    model = replace(model, norm_before=norm_before, direct_writes=direct)
     model = replace(model, logit_scale=_logit_scale(replace(model, logit_scale=1.0), ids))
     error = _resume_error(model, ids)
     proved = replace(model, sink_logits=sinks, exact_resume=error < 1e-3)
@@ -147,6 +155,32 @@ def _zeroed(model: LanguageModel, ids: Int[Tensor, "batch pos"], part: str) -> t
     with model.hooks(hooks):
         after = model.logits(ids)
     return float((before - after).abs().max()), alive
+
+
+def _norm_places(model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> tuple[bool, bool]:
+    """(whether block 0's `ln1` runs before its attention, whether no norm stands between attention and stream).
+
+    OPT's post-norm models call a norm `ln1` that runs after the attention; Gemma 2, OLMo 2 and others have an
+    `ln1_post`.
+    """
+    block = model.bridge.blocks[0]
+    order: list[str] = []
+
+    def noting(name: str) -> Any:
+        return lambda *_: order.append(name)
+
+    handles = [
+        module.register_forward_hook(noting(name))
+        for name in ("ln1", "ln1_post")
+        if isinstance(module := getattr(block, name, None), torch.nn.Module)
+    ]
+    try:
+        model.read_attention(ids, [0], noting("attention"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    attention = order.index("attention")
+    return "ln1" in order[:attention], not ("ln1" in order[attention:] or "ln1_post" in order)
 
 
 def _has_sinks(model: LanguageModel) -> bool:

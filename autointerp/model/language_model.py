@@ -50,6 +50,8 @@ class LanguageModel:
     sink_logits: bool = False
     exact_resume: bool = True
     logit_scale: float = 1.0  # logits over unembedding output, before the soft cap
+    norm_before: bool = True  # `ln1`, where there is one, runs before the attention
+    direct_writes: bool = True  # the heads' outputs are added to the stream as they are, with no norm in between
 
     @property
     def n_layers(self) -> int:
@@ -142,7 +144,7 @@ class LanguageModel:
         if bias is not None:
             constant = constant + bias.detach().float().reshape(constant.shape)
         norm_bias = getattr(getattr(block, "ln1", None), "bias", None)
-        if isinstance(norm_bias, Tensor):
+        if self.norm_before and isinstance(norm_bias, Tensor):
             constant = constant + torch.einsum("m,kmd->kd", norm_bias.detach().float(), weight)
         return constant
 

@@ -142,12 +142,39 @@ def _bridge(name: str, device: str, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
-        return TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
+        with _missing_weights() as missing:
+            bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"model {name!r} could not be loaded: {first[:300]} Check the name and the network, or give a local folder."
         ) from error
+    if missing:
+        raise ModelError(
+            f"the weights of {name!r} lack {len(missing)} tensors that its config.json asks for "
+            f"({', '.join(sorted(missing)[:3])}); they would be random numbers. Get the complete weights."
+        )
+    return bridge
+
+
+@contextlib.contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Names of tensors that a checkpoint loaded inside the block lacks. transformers fills them with random numbers
+    and only logs it, and its caller here does not hand on `output_loading_info`: so its report is read on the way."""
+    from transformers import modeling_utils
+
+    missing: list[str] = []
+    report = modeling_utils.log_state_dict_report
+
+    def reading(*args: Any, loading_info: Any, **kwargs: Any) -> None:
+        missing.extend(loading_info.missing_keys)
+        report(*args, loading_info=loading_info, **kwargs)
+
+    modeling_utils.log_state_dict_report = reading
+    try:
+        yield missing
+    finally:
+        modeling_utils.log_state_dict_report = report
 
 
 def _boot_callable(spec: str) -> Any:

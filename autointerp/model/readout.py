@@ -30,6 +30,11 @@ class Readout:
     @classmethod
     def of(cls, model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> Readout:
         """Fit gain and shift of the final norm on a run of `ids` (a few rows of real text)."""
+        if not model.direct_writes:
+            raise ModelError(
+                f"{model.name} has a norm between its attention and the residual stream, so a head's write is not what "
+                "reaches the stream, and it cannot be read as logits. Fields that need it are not available."
+            )
         residual, hidden = model.final_states(ids)
         eps = float(getattr(model.bridge.cfg, "eps", 0.0) or 0.0)
         x, out = (t.float().reshape(-1, t.shape[-1]) for t in (residual, hidden))
