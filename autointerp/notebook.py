@@ -32,8 +32,7 @@ from autointerp.evidence.prompt_spans import LooksAtPrompt, looks_at_prompts, pr
 from autointerp.evidence.table import PairTable
 from autointerp.evidence.windows import SplitWindows, Window, text_windows
 from autointerp.finder import TokenFinder
-from autointerp.model import LanguageModel, load_model, prove
-from autointerp.model.pieces import token_strings
+from autointerp.model import LanguageModel, load_model, wrap_bridge
 from autointerp.records import Head
 
 __all__ = ["LooksAtFilter", "LooksAtPrompt", "NotebookModel", "looks_at_prompts", "open_model"]
@@ -113,20 +112,8 @@ def open_model(spec: Any = "demo", device: str = "auto", dtype: str = "auto") ->
         place = str(weights_folder()) if spec == "demo" else spec
         return NotebookModel(load_model(place, device, dtype)[0])
     if hasattr(spec, "blocks") and hasattr(spec, "original_model"):
-        return NotebookModel(_of_bridge(spec))
+        return NotebookModel(wrap_bridge(spec, str(getattr(spec.cfg, "model_name", "") or "bridge"))[0])
     raise BadInput(f"a {type(spec).__name__} is no model; give a name, a folder or a TransformerBridge.")
-
-
-def _of_bridge(bridge: Any) -> LanguageModel:
-    if bridge.tokenizer is None:
-        raise BadInput("the bridge has no tokenizer. Give it one when it is booted.")
-    bridge.original_model.eval()
-    size = int(bridge.W_E.shape[0])
-    bos = bridge.tokenizer.bos_token_id
-    fed = bool(getattr(bridge.cfg, "default_prepend_bos", True)) and bos is not None and 0 <= int(bos) < size
-    name = str(getattr(bridge.cfg, "model_name", "") or "bridge")
-    strings = token_strings(bridge.tokenizer, size)
-    return prove(LanguageModel(bridge, bridge.tokenizer, name, "", strings, int(bos) if fed else None))[0]
 
 
 def _head(head: str | Head) -> Head:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -197,26 +198,32 @@ def test_killed_at_random_moments_the_run_ends_as_if_undisturbed(
         check_after_kills(job, server, undisturbed, kills)
 
 
-def test_a_kill_while_requests_are_in_flight_is_counted(
-    tmp_path: Path, starts: Callable[..., BaseProcess], undisturbed: Path
-) -> None:
-    hold = True
-    seen: list[str] = []
+@dataclass
+class Holding:
+    """Answers three explain requests and holds further ones for as long as it is told to."""
 
-    def answer(body: dict[str, Any]) -> Any:
+    hold: bool = True
+    seen: list[str] = field(default_factory=list)  # appending is one step for several threads
+
+    def __call__(self, body: dict[str, Any]) -> Any:
         if "EVIDENCE" in str(body):
-            seen.append("explain")
-            while hold and len(seen) > 3:
+            self.seen.append("explain")
+            while self.hold and len(self.seen) > 3:
                 time.sleep(0.02)
         return describing(body)
 
-    with MisbehavingServer(answer) as server:
+
+def test_a_kill_while_requests_are_in_flight_is_counted(
+    tmp_path: Path, starts: Callable[..., BaseProcess], undisturbed: Path
+) -> None:
+    holding = Holding()
+    with MisbehavingServer(holding) as server:
         job = Job(tmp_path, server, starts)
         process = job.start()
-        job.wait_for(process, lambda: len(seen) >= 5)  # three answered, two held
+        job.wait_for(process, lambda: len(holding.seen) >= 5)  # three answered, two held
         process.kill()
         process.join()
-        hold = False
+        holding.hold = False
         assert job.finish() == 0
         check_after_kills(job, server, undisturbed, 1)
         assert json.loads((job.out / "run.json").read_text())["lost_in_flight"] == CONCURRENCY
@@ -249,28 +256,19 @@ def test_a_killed_first_pass_goes_on_from_its_checkpoint(tmp_path: Path, starts:
 def test_an_interrupt_ends_within_two_seconds_and_resumes(
     tmp_path: Path, starts: Callable[..., BaseProcess], undisturbed: Path, stage: str
 ) -> None:
-    hold = stage == "describing"
-    seen: list[str] = []
-
-    def answer(body: dict[str, Any]) -> Any:
-        if "EVIDENCE" in str(body):
-            seen.append("explain")
-            while hold and len(seen) > 3:
-                time.sleep(0.02)
-        return describing(body)
-
-    with MisbehavingServer(answer) as server:
+    holding = Holding(hold=stage == "describing")
+    with MisbehavingServer(holding) as server:
         job = Job(tmp_path, server, starts)
         process = job.start(slow=0.05)
         places = dict(stages(job))
-        job.wait_for(process, (lambda: len(seen) >= 5) if hold else places[stage])
+        job.wait_for(process, (lambda: len(holding.seen) >= 5) if holding.hold else places[stage])
         took = job.interrupt(process)
         assert process.exitcode == 130, job.said.read_text()
         assert took < 2.0
         said = job.said.read_text()
         assert "interrupted" in said
         assert "Traceback" not in said
-        hold = False
+        holding.hold = False
         assert job.finish() == 0
         assert (job.out / "heads.csv").read_bytes() == (undisturbed / "heads.csv").read_bytes()
 

@@ -77,7 +77,9 @@ class TextWindows:
 
 
 @dataclass(frozen=True)
-class _ModelEncoder:
+class ModelEncoder:
+    """A model's tokenizer as the corpus wants it."""
+
     model: LanguageModel
 
     def encode(self, text: str) -> Encoded:
@@ -96,7 +98,7 @@ def text_windows(model: LanguageModel, texts: Sequence[str], context: int | None
     if context > model.n_ctx:
         raise BadInput(f"a context of {context} exceeds n_ctx {model.n_ctx} of {model.name}; shorten it.")
     spec = WindowSpec(context, model.bos_id, model.special_ids, min_content=1)
-    encoder = _ModelEncoder(model)
+    encoder = ModelEncoder(model)
     found: dict[str, list[Window]] = {}
     dropped = 0
     for text in texts:

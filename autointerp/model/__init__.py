@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autointerp.model.instrument import InstrumentReport, prove
 from autointerp.model.language_model import LanguageModel, Layer
-from autointerp.model.loading import load_model, random_twin
+from autointerp.model.loading import load_model, random_twin, wrap_bridge
 from autointerp.model.readout import Readout, log_probs
 from autointerp.model.resume import CleanRun, clean_run, with_changed_z
 
@@ -20,4 +20,5 @@ __all__ = [
     "prove",
     "random_twin",
     "with_changed_z",
+    "wrap_bridge",
 ]

@@ -35,15 +35,19 @@ def load_model(spec: str, device: str = "auto", dtype: str = "auto") -> tuple[La
     kind = _dtype(dtype, place)
     with _quiet():
         bridge, revision = _boot(spec, place, kind)
-    bridge.original_model.eval()
     for parameter in bridge.original_model.parameters():
         parameter.requires_grad_(False)  # noqa: FBT003
+    return wrap_bridge(bridge, spec, revision)
+
+
+def wrap_bridge(bridge: Any, name: str, revision: str = "") -> tuple[LanguageModel, InstrumentReport]:
+    """A `TransformerBridge` as a proved `LanguageModel`, with its BOS rule. Raises ModelError."""
+    bridge.original_model.eval()
     tokenizer = bridge.tokenizer
     if tokenizer is None:
-        raise ModelError(f"{spec} has no tokenizer. Give the bridge one, or add tokenizer files to the folder.")
+        raise ModelError(f"{name} has no tokenizer. Give the bridge one, or add tokenizer files to the folder.")
     size = int(bridge.W_E.shape[0])
-    model = LanguageModel(bridge, tokenizer, spec, revision, token_strings(tokenizer, size), _bos(bridge, size))
-    return prove(model)
+    return prove(LanguageModel(bridge, tokenizer, name, revision, token_strings(tokenizer, size), _bos(bridge, size)))
 
 
 def random_twin(model: LanguageModel, seed: int) -> LanguageModel:

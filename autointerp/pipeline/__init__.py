@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autointerp.pipeline.inputs import Inputs, ModelEncoder, Sources, load_inputs, parse_heads
+from autointerp.pipeline.inputs import Inputs, Sources, load_inputs, parse_heads
 from autointerp.pipeline.job import Console, JobOptions, JobResult, run_job
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Inputs",
     "JobOptions",
     "JobResult",
-    "ModelEncoder",
     "Sources",
     "load_inputs",
     "parse_heads",

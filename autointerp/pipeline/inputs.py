@@ -10,23 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from autointerp.config import RunConfig
-from autointerp.corpus import Encoded, TokenCorpus, WindowSpec, build_corpus, open_corpus, read_texts
+from autointerp.corpus import TokenCorpus, WindowSpec, build_corpus, open_corpus, read_texts
 from autointerp.errors import BadInput
 from autointerp.evidence.collect import ExplainWindows
 from autointerp.evidence.examples import Windows
+from autointerp.evidence.windows import ModelEncoder
 from autointerp.model import InstrumentReport, LanguageModel, load_model
 from autointerp.records import Head
-
-
-class ModelEncoder:
-    """A model's tokenizer as the corpus wants it."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-
-    def encode(self, text: str) -> Encoded:
-        ids, offsets = self._model.encode(text)
-        return Encoded(ids, offsets)
 
 
 @dataclass(frozen=True)
