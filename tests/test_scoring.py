@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
 from autointerp.predicate import TokenTable
@@ -59,8 +60,10 @@ def test_tallies_equal_a_count_pair_by_pair(kind: str) -> None:  # noqa: C901
     for found in tally(model, rows, lambda layer: masks, batch_size=5):
         truth = truth_of(model, rows, found.layer)
         head = 2
-        sums = {name: np.zeros((len(PREDICATES), rows.n_documents)) for name in BY_PREDICATE if name != "fp"}
-        totals = {name: np.zeros(rows.n_documents) for name in BY_HEAD}
+        weighted = ("fp", "fp_same_tokens", "same_tokens", "n_same_tokens")
+        sums = {name: np.zeros((len(PREDICATES), rows.n_documents)) for name in BY_PREDICATE if name not in weighted}
+        totals = {name: np.zeros(rows.n_documents) for name in BY_HEAD if name not in weighted}
+        by_kind: dict[tuple[int, int, int], list[list[tuple[int, int, int]]]] = {}
         for window, document in enumerate(rows.documents):
             attention, contribution = (t[head].double() for t in truth[window])
             for dst in range(1, int(rows.lengths[window])):
@@ -80,6 +83,10 @@ def test_tallies_equal_a_count_pair_by_pair(kind: str) -> None:  # noqa: C901
                         strict=True,
                     ):
                         totals[name][document] += value
+                    if positive or negative:
+                        tokens = int(rows.ids[window, dst]), int(rows.ids[window, s])
+                        kind_of = (*tokens, int(bucket_of(np.array([dst - s]))[0]))
+                        by_kind.setdefault(kind_of, [[], []])[negative].append((window, dst, s))
                     for p in range(len(PREDICATES)):
                         if masks[p, window, dst, s]:
                             sums["tp"][p, document] += positive
@@ -87,10 +94,21 @@ def test_tallies_equal_a_count_pair_by_pair(kind: str) -> None:  # noqa: C901
                             sums["predicted"][p, document] += 1
                             sums["predicted_a"][p, document] += float(a[s])
         assert totals["positives"].sum() > 10
-        for i, name in enumerate(BY_HEAD):
+        alike = {kind: both for kind, both in by_kind.items() if both[0] and both[1]}
+        assert len(alike) >= 3
+        wanted = np.zeros((len(PREDICATES), rows.n_documents))
+        for positives, negatives in alike.values():
+            for window, dst, s in negatives:
+                wanted[:, rows.documents[window]] += masks[:, window, dst, s] * len(positives) / len(negatives)
+        place = BY_PREDICATE.index("fp_same_tokens")
+        np.testing.assert_allclose(found.by_predicate[place, head], wanted, rtol=1e-4, atol=1e-4)
+        ends = found.by_head[:, head].sum(-1)
+        assert ends[BY_HEAD.index("same_tokens")] == pytest.approx(sum(len(p) for p, _ in alike.values()), rel=1e-4)
+        assert ends[BY_HEAD.index("n_same_tokens")] == sum(len(n) for _, n in alike.values())
+        for i, name in enumerate(totals):
             np.testing.assert_allclose(found.by_head[i, head], totals[name], rtol=2e-4, atol=1e-3, err_msg=name)
         for i, name in enumerate(BY_PREDICATE):
-            if name != "fp":
+            if name not in weighted:
                 np.testing.assert_allclose(found.by_predicate[i, head], sums[name], rtol=2e-4, atol=1e-3, err_msg=name)
         matched = found.by_predicate[1, head].sum(-1)
         assert np.all(matched <= totals["negatives"].sum() + 1e-3)
@@ -128,11 +146,11 @@ class Planted:
         able = (rows.rows[:, :, None] & rows.sources[:, None, :]) & np.tril(np.ones(truth.shape[1:], bool))
         for window, document in enumerate(rows.documents):
             t, w = truth[window] & able[window], able[window]
-            by_head[:, 0, document] += [t.sum(), (w & ~t).sum(), w.sum(), t.sum(), t.sum(), t.sum(), t.sum()]
+            by_head[:, 0, document] += [t.sum(), (w & ~t).sum(), w.sum(), *([t.sum()] * 4), 0, 0]
             for p in range(n_predicates):
                 e = masks[p, window] & w
                 wrong, hits = (e & ~t).sum(), (e & t).sum()
-                by_predicate[:, 0, p, document] += [hits, wrong, wrong, e.sum(), hits, hits]
+                by_predicate[:, 0, p, document] += [hits, wrong, wrong, e.sum(), hits, hits, 0]
         self.head = HeadTallies(LayerTallies(0, by_predicate, by_head, np.zeros(1)), 0)
 
 

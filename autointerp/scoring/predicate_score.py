@@ -25,6 +25,7 @@ DIFFUSE = 0.5
 SAME_RULE = 0.9
 TWIN = 0.5
 MIN_DONORS = 3
+MIN_T2 = 20  # tier T2 counts as filled from here on
 Sums = dict[str, Float[np.ndarray, " doc"]]
 
 
@@ -209,6 +210,9 @@ def _details(own: Sums, test: HeadTallies) -> dict[str, float | int | str | None
         "negatives": int(totals["negatives"]),
         "false_positive_rate_T0": float(_divide(totals["fp_natural"], totals["negatives"])),
         "false_positive_rate_T1": float(_divide(totals["fp"], totals["negatives"])),
+        "false_positive_rate_T2": float(_divide(totals["fp_same_tokens"], totals["same_tokens"])),
+        "negatives_T2": int(totals["n_same_tokens"]),
+        "negatives_T2_note": "" if totals["n_same_tokens"] >= MIN_T2 else f"fewer than {MIN_T2}",
         "no_write": float(test.tallies.no_write[test.head]),
     }
 

@@ -4,8 +4,9 @@
 2. Off the sink, by row: `a` = contribution over the row's contribution (attention share where the head writes
    nothing). Positive: a >= .3, negative: a <= .02, between: left out of the classification (scoring_validity rule 3).
 3. One product a window, [head x quantity, dst x src] times [dst x src, predicate], gives all counts at once.
-4. Negatives are counted twice: as they come (tier T0), and weighted so that their destination tokens are distributed
-   like those of the positives (tier T1); the weights keep the total.
+4. Negatives are counted three times: as they come (tier T0); weighted so that their destination tokens are distributed
+   like those of the positives (tier T1), the weights keep the total; and those whose two tokens and distance bucket are
+   those of some positive (tier T2), weighted to the positives' distribution over these.
 
 Rows with mass under tau are left out, but for coverage, which is over all rows. It does not choose anything.
 """
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
 from autointerp.scoring.held_out import HeldOutRows
@@ -27,9 +29,12 @@ from autointerp.scoring.held_out import HeldOutRows
 THETA_HIGH, THETA_LOW = 0.3, 0.02
 NO_WRITE = 1e-6  # of the residual stream's norm
 GROUP_CELLS = 24_000_000  # pairs held at once, over a group of layers
-BY_PREDICATE = ("tp", "fp", "fp_natural", "predicted", "predicted_a", "covered")
-BY_HEAD = ("positives", "negatives", "pairs", "sum_a", "sum_aa", "mass_positive", "contribution")
-# Rows of the product: the six of BY_PREDICATE, then a squared and a on positives.
+BY_PREDICATE = ("tp", "fp", "fp_natural", "predicted", "predicted_a", "covered", "fp_same_tokens")
+BY_HEAD = (
+    "positives", "negatives", "pairs", "sum_a", "sum_aa", "mass_positive", "contribution", "same_tokens",
+    "n_same_tokens",
+)  # fmt: skip
+# Rows of the product: the seven of BY_PREDICATE, then a squared, a on positives, and T2 negatives without weights.
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,12 @@ def tally(
     size = held_out.ids.shape[1]
     cells = len(held_out.ids) * model.n_heads * size * size
     group = max(1, GROUP_CELLS // max(cells, 1))
+    kinds = pair_kinds(held_out)
     for start in range(0, model.n_layers, group):
         layers = list(range(start, min(start + group, model.n_layers)))
         read = _read_group(model, held_out, layers, batch_size)
         for layer in layers:
-            yield _tally_layer(layer, read.pop(layer), held_out, predicted(layer))
+            yield _tally_layer(layer, read.pop(layer), held_out, kinds, predicted(layer))
 
 
 @dataclass
@@ -104,26 +110,35 @@ def _read_group(model: LanguageModel, held_out: HeldOutRows, layers: list[int], 
 
 
 def _tally_layer(
-    layer: int, truth: _Truth, held_out: HeldOutRows, predicted: Bool[np.ndarray, "predicate window dst src"]
+    layer: int,
+    truth: _Truth,
+    held_out: HeldOutRows,
+    kinds: Int[Tensor, "window dst src"],
+    predicted: Bool[np.ndarray, "predicate window dst src"],
 ) -> LayerTallies:
     n_heads, n_predicates = truth.a[0].shape[0], len(predicted)
-    sums = np.zeros((8, n_heads, n_predicates + 1, held_out.n_documents))
+    sums = np.zeros((len(BY_PREDICATE) + 3, n_heads, n_predicates + 1, held_out.n_documents))
     classes = [_classes(truth, held_out, window) for window in range(len(held_out.ids))]
     weights = _matched_weights(classes, held_out)
+    same = _same_tokens(classes, kinds)
     everything = np.ones((1, *predicted.shape[2:]), dtype=bool)  # the predicate "every pair" gives the head's totals
     for window, document in enumerate(held_out.documents):
         pairs, positive, negative = classes[window]
         share = truth.a[window] * pairs
         matched = negative * weights[:, window, :, None]
         contribution = truth.contribution[window]
-        matrices = [positive, matched, negative, pairs, share, contribution, share.square(), share * positive]
+        alike = same[window]
+        matrices = [
+            positive, matched, negative, pairs, share, contribution, alike,
+            share.square(), share * positive, (alike > 0).float(),
+        ]  # fmt: skip
         cells = torch.from_numpy(np.concatenate([predicted[:, window], everything])).flatten(1).float()
         sums[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
     rows = torch.stack(truth.valid).sum((0, 2)).clamp_min(1)
     silent = (torch.stack(truth.no_write).sum((0, 2)) / rows).double().numpy()
     totals = sums[:, :, -1]
-    by_head = totals[[0, 2, 3, 4, 6, 7, 5]]  # in the order of BY_HEAD
-    return LayerTallies(layer, sums[:6, :, :-1], by_head, silent)
+    by_head = totals[[0, 2, 3, 4, 7, 8, 5, 6, 9]]  # in the order of BY_HEAD
+    return LayerTallies(layer, sums[: len(BY_PREDICATE), :, :-1], by_head, silent)
 
 
 _Classes = tuple[Float[Tensor, "head dst src"], Float[Tensor, "head dst src"], Float[Tensor, "head dst src"]]
@@ -135,6 +150,31 @@ def _classes(truth: _Truth, held_out: HeldOutRows, window: int) -> _Classes:
     causal = torch.ones(a.shape[1], a.shape[2], dtype=torch.bool).tril()
     pairs = truth.valid[window][..., None] & (causal & torch.from_numpy(held_out.sources[window]))
     return pairs.float(), (pairs & (a >= THETA_HIGH)).float(), (pairs & (a <= THETA_LOW)).float()
+
+
+def pair_kinds(held_out: HeldOutRows) -> Int[Tensor, "window dst src"]:
+    """A number for each (destination token, source token, distance bucket) of a pair: the key of tier T2."""
+    tokens = np.unique(held_out.ids, return_inverse=True)[1].reshape(held_out.ids.shape).astype(np.int64)
+    places = np.arange(held_out.ids.shape[1])
+    bucket = bucket_of(np.maximum(places[:, None] - places, 0))
+    n_tokens, n_kinds = int(tokens.max(initial=0)) + 1, int(bucket.max(initial=0)) + 1
+    codes = (tokens[:, :, None] * n_tokens + tokens[:, None, :]) * n_kinds + bucket
+    return torch.from_numpy(np.unique(codes, return_inverse=True)[1].reshape(codes.shape))
+
+
+def _same_tokens(classes: list[_Classes], kinds: Int[Tensor, "window dst src"]) -> Float[Tensor, "window head dst src"]:
+    """Weight of each negative that shares tokens and distance with a positive (tier T2), 0 elsewhere: the weights of a
+    kind add up to the head's positives of that kind."""
+    positive, negative = (torch.stack([c[k] for c in classes], 1) for k in (1, 2))  # [head window dst src]
+    flat = kinds.reshape(-1)
+    n_kinds = int(flat.max()) + 1
+    weights = torch.zeros_like(negative)
+    for head in range(len(positive)):
+        by_kind = torch.bincount(flat, positive[head].reshape(-1).double(), n_kinds)
+        against = torch.bincount(flat, negative[head].reshape(-1).double(), n_kinds)
+        ratio = torch.where(against > 0, by_kind / against.clamp_min(1), 0.0)
+        weights[head] = ratio[flat].reshape(kinds.shape).float() * negative[head]
+    return weights.transpose(0, 1)
 
 
 def _matched_weights(classes: list[_Classes], held_out: HeldOutRows) -> Float[Tensor, "head window dst"]:
