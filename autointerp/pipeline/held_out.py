@@ -13,8 +13,9 @@ from autointerp.pipeline.inputs import Inputs
 from autointerp.records import Domain
 from autointerp.scoring.held_out import HeldOutRows, repeat_rows, text_rows
 from autointerp.scoring.suite import HeldOut
+from autointerp.scoring.token_identity import ExplainRows
 
-TEST_PAIRS, SELECT_PAIRS = 1_200_000, 500_000
+TEST_PAIRS, SELECT_PAIRS, LEARN_PAIRS = 1_200_000, 500_000, 2_400_000
 MIN_WINDOWS = 40
 REPEATS, PERIOD = 60, 50
 ABLATION_WINDOWS = 48
@@ -38,6 +39,15 @@ def ablation_rows(held_out: HeldOut) -> dict[Domain, HeldOutRows]:
     return {
         domain: rows.take(first_windows(rows.documents, ABLATION_WINDOWS)) for domain, rows in held_out.test.items()
     }
+
+
+def explain_rows(inputs: Inputs) -> ExplainRows:
+    """Explain windows, one a document first, for rivals that learn."""
+    explain = inputs.explain_windows()
+    context = inputs.corpus.spec.context
+    limit = max(MIN_WINDOWS, LEARN_PAIRS // (context * (context + 1) // 2))
+    numbers = explain.numbers[first_windows(explain.cluster[explain.numbers], limit)]
+    return ExplainRows(np.asarray(explain.windows.ids[numbers]), np.asarray(explain.windows.lengths[numbers]))
 
 
 def _text(inputs: Inputs, split: Literal["select", "test"]) -> HeldOutRows:

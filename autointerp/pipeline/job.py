@@ -25,7 +25,7 @@ from autointerp.explain import Explanation
 from autointerp.explain.detectors import describe
 from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
-from autointerp.pipeline.held_out import ablation_rows, held_out_rows
+from autointerp.pipeline.held_out import ablation_rows, explain_rows, held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.plan import Estimate, estimate_calls
 from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates, try_server
@@ -35,6 +35,7 @@ from autointerp.records import Description, Failure, Head, HeadReport, Status, U
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite, SuiteSpec
+from autointerp.scoring.token_identity import IdentityTable, learn_identity
 from autointerp.scoring.verdict import judge
 from autointerp.store import CallLog, RequestCache, RunFolder
 
@@ -194,6 +195,7 @@ class _Job:
             self._config.seed,
             self._options.settings.batch_size,
             self._config.scorers,
+            self._identity(inputs) if "predicate" in self._config.scorers else None,
         )
         outcomes = {head: e.outcome for head, e in explanations.items()}
         rivals = (
@@ -202,6 +204,11 @@ class _Job:
             else {}
         )
         return Suite(spec, self._console).score(outcomes, rivals)
+
+    def _identity(self, inputs: Inputs) -> IdentityTable:
+        """What tokens alone predict, learned on the explain split."""
+        self._console("learning the token-identity rival", 0, 0)
+        return learn_identity(inputs.model, explain_rows(inputs), self._options.settings.batch_size)
 
     def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
         explanation = state.descriptions[head]

@@ -1,15 +1,17 @@
 """The predicate score of one head on held-out rows, with chance line, nulls and rivals (scoring_validity 3-11, 25).
 
-1. On select: the best positional rival, and donors for the shuffled explanation (other heads' predicates whose
-   predicted pairs have IoU < .5 with this one's; fewer than three: our fixed generic descriptions).
+1. On select: the best of the positional rivals and the token-identity table; donors for the shuffled explanation
+   (other heads' predicates whose predicted pairs have IoU < .5 with this one's; fewer than three: our fixed generic
+   descriptions).
 2. On test: F1 over pairs (negatives matched on the destination token), or Pearson where less than half of the
    contribution lies in positive pairs; the same document resamples for every compared predicate.
-3. Controls: chance line, shuffled explanation (nulls); best positional rival and, for an LLM, the detector text
-   (rivals); a rival that predicts the same pairs (IoU >= .9 on test) is the same rule.
+3. Controls: chance line, shuffled explanation (nulls); best simple rival and, for an LLM, the detector text (rivals);
+   a rival that predicts the same pairs (IoU >= .9 on test) is the same rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ MIN_DOCUMENTS = 30
 DIFFUSE = 0.5
 SAME_RULE = 0.9
 TWIN = 0.5
+IDENTITY = "token identity"
 MIN_DONORS = 3
 MIN_T2 = 20  # tier T2 counts as filled from here on
 Sums = dict[str, Float[np.ndarray, " doc"]]
@@ -38,6 +41,9 @@ class Contest:
     others: dict[str, int]  # further rivals, each always compared (detector text)
     donors: tuple[int, ...]
     generic: tuple[int, ...]
+    identity: tuple[int, ...] = ()  # the token-identity table at each of its thresholds
+    identity_mask: Callable[[int], np.ndarray] | None = None  # its predicted pairs on test at a threshold's number
+    own_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -156,17 +162,36 @@ def _controls(
         donors = [g for g in contest.generic if overlap.select[contest.own, g] < TWIN]
         name = f"generic descriptions ({len(donors)}, too few other rules for a shuffle)"
     if donors:
-        points = [_zero_nan(np.array([measure.point(test.of(d))]))[0] for d in donors]
+        points = [_point(measure, test, d) for d in donors]
         shuffled = np.mean([_zero_nan(measure.resampled(test.of(d))) for d in donors], axis=0)
         controls.append(_control(name, "null", value, float(np.mean(points)), spread - shuffled))
-    best = max(contest.rivals, key=lambda r: _zero_nan(np.array([measure.point(select.of(contest.rivals[r]))]))[0])
-    for rival, index in {best: contest.rivals[best], **contest.others}.items():
+    pool = dict(contest.rivals)
+    if contest.identity:
+        pool[IDENTITY] = max(contest.identity, key=lambda index: _point(measure, select, index))
+    best = max(pool, key=lambda rival: _point(measure, select, pool[rival]))
+    for rival, index in {best: pool[best], **contest.others}.items():
         other = test.of(index)
-        point = float(_zero_nan(np.array([measure.point(other)]))[0])
-        same = bool(overlap.test[contest.own, index] >= SAME_RULE)
+        point = _point(measure, test, index)
+        same = _same_rule(contest, overlap, index) >= SAME_RULE
         difference = spread - _zero_nan(measure.resampled(other))
         controls.append(_control(rival, "rival", value, point, difference, same_rule=same))
     return tuple(controls)
+
+
+def _point(measure: _Measure, tallies: HeadTallies, index: int) -> float:
+    """A rule that predicts nothing finds nothing: its score is 0 in a comparison."""
+    value = measure.point(tallies.of(index))
+    return 0.0 if np.isnan(value) else value
+
+
+def _same_rule(contest: Contest, overlap: Overlap, index: int) -> float:
+    """IoU on test of the predicted pairs of the description and of a rival."""
+    if index not in contest.identity:
+        return float(overlap.test[contest.own, index])
+    if contest.identity_mask is None or contest.own_mask is None:
+        return 0.0
+    other, own = contest.identity_mask(contest.identity.index(index)), contest.own_mask
+    return float((own & other).sum() / max(1, (own | other).sum()))
 
 
 def _control(

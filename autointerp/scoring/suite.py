@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -23,10 +23,13 @@ from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
 from autointerp.scoring.predicted import GENERIC, POSITIONAL_RIVALS, PredictedPairs, overlap
+from autointerp.scoring.retrieval import Retrieval
 from autointerp.scoring.tallies import LayerTallies, tally
+from autointerp.scoring.token_identity import THRESHOLDS, IdentityPredictions, IdentityTable
 from autointerp.stats.bootstrap import Resamples
 
 DONOR_POOL = 24
+RETRIEVED = 60  # different predicates whose score is taken on every head
 DETECTOR_TEXT = "detector text"
 Progress = Callable[[str, int, int], None]
 
@@ -50,6 +53,7 @@ class SuiteSpec:
     seed: int
     batch_size: int = 8
     scorers: tuple[str, ...] = ("predicate", "ablation")
+    identity: IdentityTable | None = None  # learned on the explain split
 
 
 @dataclass
@@ -135,6 +139,9 @@ class _Predicates:
         self._select = PredictedPairs(spec.held_out.select[domain], table)
         self._test = PredictedPairs(spec.held_out.test[domain], table)
         self._resamples = Resamples.of(self._test.held_out.n_documents, spec.seed)
+        self._identity: tuple[IdentityPredictions | None, IdentityPredictions | None] = (None, None)
+        if spec.identity is not None:
+            self._identity = spec.identity.on(self._select.held_out), spec.identity.on(self._test.held_out)
 
     def score(self, outcomes: Outcomes, rivals: Outcomes, found: dict[Head, HeadScores]) -> None:
         claims = {head: p for head, o in outcomes.items() if (p := _predicate(o)) is not None}
@@ -144,17 +151,34 @@ class _Predicates:
         if not others:
             return
         texts = {head: p for head, o in rivals.items() if (p := _predicate(o)) is not None}
-        pool = _donor_pool(others, self._spec.seed)
-        lists = {layer: _names(layer, others, texts, pool) for layer in range(self._spec.model.n_layers)}
-        selects = tally(
-            self._spec.model, self._select.held_out, lambda n: self._select.masks(lists[n]), self._spec.batch_size
-        )
-        tests = tally(
-            self._spec.model, self._test.held_out, lambda n: self._test.masks(lists[n]), self._spec.batch_size
+        pool = _some(others, self._spec.seed, DONOR_POOL)
+        everywhere = _some(others, self._spec.seed, RETRIEVED)
+        lists = {
+            layer: list(dict.fromkeys([*_names(layer, others, texts, pool), *everywhere]))
+            for layer in range(self._spec.model.n_layers)
+        }
+        retrieval = Retrieval(everywhere)
+        selects, tests = (
+            tally(
+                self._spec.model,
+                pairs.held_out,
+                lambda n, pairs=pairs: pairs.masks(lists[n]),  # type: ignore[misc]
+                self._spec.batch_size,
+                identity,
+            )
+            for pairs, identity in zip((self._select, self._test), self._identity, strict=True)
         )
         for select, test in zip(selects, tests, strict=True):
             self._layer((select, test), lists[test.layer], (others, texts, pool), outcomes, found)
+            retrieval.add(test, lists[test.layer])
             self._progress(f"scoring predicates on {self._domain}", test.layer + 1, self._spec.model.n_layers)
+        for head, predicate in others.items():
+            found[head].scores = [
+                s.model_copy(update={"details": s.details | retrieval.place(head, predicate)})
+                if s.domain == self._domain and s.scorer.startswith("predicate")
+                else s
+                for s in found[head].scores
+            ]
 
     def _layer(
         self,
@@ -171,10 +195,21 @@ class _Predicates:
             return
         overlaps = Overlap(overlap(self._select.masks(names)), overlap(self._test.masks(names)))
         for head in heads:
-            contest = _contest(claims[head], texts.get(head), pool, names)
+            contest = self._with_identity(_contest(claims[head], texts.get(head), pool, names), head, names)
             splits = HeadTallies(select, head.index), HeadTallies(test, head.index)
             score = score_predicate(*splits, contest, overlaps, self._resamples, self._domain)
             _file(score, outcomes[head], self._domain, found[head])
+
+    def _with_identity(self, contest: Contest, head: Head, names: list[str]) -> Contest:
+        predictions = self._identity[1]
+        if predictions is None:
+            return contest
+        return replace(
+            contest,
+            identity=tuple(range(len(names), len(names) + len(THRESHOLDS))),
+            identity_mask=lambda number: predictions.mask(head.layer, head.index, THRESHOLDS[number]),
+            own_mask=self._test.mask(names[contest.own]),
+        )
 
     def _first_token(self, heads: list[Head], outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
         if not heads:
@@ -195,11 +230,11 @@ def _file(score: Score | Unscored, outcome: Description | Failure, domain: Domai
         into.unscored.append(score.model_copy(update={"scorer": name}))
 
 
-def _donor_pool(claims: Mapping[Head, str], seed: int) -> list[str]:
-    """Different predicates of the run in seeded order."""
+def _some(claims: Mapping[Head, str], seed: int, limit: int) -> list[str]:
+    """Different predicates of the run, at most `limit`, in seeded order."""
     unique = sorted(set(claims.values()))
     order = np.random.default_rng(seed).permutation(len(unique))
-    return [unique[i] for i in order[:DONOR_POOL]]
+    return [unique[i] for i in order[:limit]]
 
 
 def _names(layer: int, claims: dict[Head, str], texts: dict[Head, str], pool: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.token_identity import THRESHOLDS, IdentityPredictions
 
 THETA_HIGH, THETA_LOW = 0.3, 0.02
 NO_WRITE = 1e-6  # of the residual stream's norm
@@ -53,9 +54,11 @@ def tally(
     held_out: HeldOutRows,
     predicted: Callable[[int], Bool[np.ndarray, "predicate window dst src"]],
     batch_size: int,
+    identity: IdentityPredictions | None = None,
 ) -> Iterator[LayerTallies]:
     """Tallies of all layers in turn, with the masks that `predicted` gives for each layer; a group of layers is held
-    at a time, so the model runs once a group."""
+    at a time, so the model runs once a group. With `identity`, each head's own predictions at THRESHOLDS come as
+    further predicates after those."""
     size = held_out.ids.shape[1]
     cells = len(held_out.ids) * model.n_heads * size * size
     group = max(1, GROUP_CELLS // max(cells, 1))
@@ -64,7 +67,7 @@ def tally(
         layers = list(range(start, min(start + group, model.n_layers)))
         read = _read_group(model, held_out, layers, batch_size)
         for layer in layers:
-            yield _tally_layer(layer, read.pop(layer), held_out, kinds, predicted(layer))
+            yield _tally_layer(layer, read.pop(layer), held_out, kinds, _Predictions(predicted(layer), identity))
 
 
 @dataclass
@@ -109,19 +112,28 @@ def _read_group(model: LanguageModel, held_out: HeldOutRows, layers: list[int], 
     return truth
 
 
+@dataclass(frozen=True)
+class _Predictions:
+    """Of one layer: masks that all heads share, and the token-identity table."""
+
+    shared: Bool[np.ndarray, "predicate window dst src"]
+    identity: IdentityPredictions | None
+
+
 def _tally_layer(
     layer: int,
     truth: _Truth,
     held_out: HeldOutRows,
     kinds: Int[Tensor, "window dst src"],
-    predicted: Bool[np.ndarray, "predicate window dst src"],
+    predictions: _Predictions,
 ) -> LayerTallies:
-    n_heads, n_predicates = truth.a[0].shape[0], len(predicted)
-    sums = np.zeros((len(BY_PREDICATE) + 3, n_heads, n_predicates + 1, held_out.n_documents))
+    n_heads, shared = truth.a[0].shape[0], len(predictions.shared) + 1
+    graded = 0 if predictions.identity is None else len(THRESHOLDS)
+    sums = np.zeros((len(BY_PREDICATE) + 3, n_heads, shared + graded, held_out.n_documents))
     classes = [_classes(truth, held_out, window) for window in range(len(held_out.ids))]
     weights = _matched_weights(classes, held_out)
     same = _same_tokens(classes, kinds)
-    everything = np.ones((1, *predicted.shape[2:]), dtype=bool)  # the predicate "every pair" gives the head's totals
+    everything = np.ones((1, *kinds.shape[1:]), dtype=bool)  # the predicate "every pair" gives the head's totals
     for window, document in enumerate(held_out.documents):
         pairs, positive, negative = classes[window]
         share = truth.a[window] * pairs
@@ -132,13 +144,18 @@ def _tally_layer(
             positive, matched, negative, pairs, share, contribution, alike,
             share.square(), share * positive, (alike > 0).float(),
         ]  # fmt: skip
-        cells = torch.from_numpy(np.concatenate([predicted[:, window], everything])).flatten(1).float()
-        sums[..., document] += (torch.stack(matrices).flatten(2) @ cells.T).double().numpy()
+        cells = torch.from_numpy(np.concatenate([everything, predictions.shared[:, window]])).flatten(1).float()
+        stacked = torch.stack(matrices).flatten(2)
+        sums[:, :, :shared, document] += (stacked @ cells.T).double().numpy()
+        if predictions.identity is not None:
+            of_head = predictions.identity.of_window(layer, window).flatten(1)
+            levels = (of_head[:, None] >= torch.tensor(THRESHOLDS)[:, None]).float()  # [head threshold pair]
+            sums[:, :, shared:, document] += torch.einsum("qhc,htc->qht", stacked, levels).double().numpy()
     rows = torch.stack(truth.valid).sum((0, 2)).clamp_min(1)
     silent = (torch.stack(truth.no_write).sum((0, 2)) / rows).double().numpy()
-    totals = sums[:, :, -1]
+    totals = sums[:, :, 0]
     by_head = totals[[0, 2, 3, 4, 7, 8, 5, 6, 9]]  # in the order of BY_HEAD
-    return LayerTallies(layer, sums[: len(BY_PREDICATE), :, :-1], by_head, silent)
+    return LayerTallies(layer, sums[: len(BY_PREDICATE), :, 1:], by_head, silent)
 
 
 _Classes = tuple[Float[Tensor, "head dst src"], Float[Tensor, "head dst src"], Float[Tensor, "head dst src"]]
