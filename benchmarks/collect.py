@@ -124,7 +124,7 @@ def collect_file(path: Path, n_tokens: int, *, small: bool) -> float:
     from autointerp.corpus import WindowSpec, build_corpus, read_texts
     from autointerp.evidence.collect import ExplainWindows
     from autointerp.evidence.examples import Windows as CorpusWindows
-    from autointerp.pipeline import ModelEncoder
+    from autointerp.evidence.windows import ModelEncoder
 
     model = random_model(small=small)
     spec = WindowSpec(context=128, bos_id=0, special_ids=(0,), max_tokens=n_tokens, salt="benchmark")
