@@ -31,6 +31,7 @@ from autointerp.demo.measure import (
 )
 from autointerp.demo.model import weights_folder
 from autointerp.demo.people import ENTITIES, FIRST_NAMES
+from autointerp.demo.train import Batch, duplicate_loss
 from autointerp.demo.windows import (
     RECEIVER_WEIGHT,
     Vocabulary,
@@ -266,16 +267,21 @@ def test_the_model_has_the_heads_it_was_made_for() -> None:
     scores = detector_scores(patterns(model, ids))
     assert scores["previous_token"].max() > 0.6
     assert (scores["induction"] > 0.5).sum() >= 2
-
-
-@pytest.mark.xfail(strict=True, reason="the shipped model repeats names, but no head matches any repeated token")
-def test_a_head_of_the_model_matches_duplicate_tokens() -> None:
-    model, tokenizer = loaded()
-    ordinary = ordinary_ids(encode_documents(tokenizer, held_out()))
-    ids = repeated_random(ordinary, tokenizer.bos_token_id, 3)[:20]
-    assert torch.equal(ids[:, 1:51], ids[:, 51:])
-    scores = detector_scores(patterns(model, ids))
     assert scores["duplicate_token"].max() > 0.4
+
+
+def test_the_pushed_heads_loss_is_minus_log_of_its_attention_to_earlier_copies() -> None:
+    model, tokenizer = loaded()
+    ids = torch.tensor([[0, 40, 41, 40, 42, 40, 41], [0, 50, 51, 52, 0, 0, 0]])
+    batch = Batch(ids, torch.ones(2, 6))
+    found = duplicate_loss(model, batch, (0, 2), tokenizer.bos_token_id)
+    with torch.no_grad():
+        pattern = model(ids, output_attentions=True, use_cache=False).attentions[0][0, 2]
+    wanted = -torch.stack([pattern[3, 1], pattern[5, 1] + pattern[5, 3], pattern[6, 2]]).log().mean()
+    assert tokenizer.bos_token_id == 0
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="must be in layer 0"):
+        duplicate_loss(model, batch, (1, 2), 0)
 
 
 def test_the_card_shows_every_head_and_is_in_the_docs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +41,23 @@ class TrainConfig:
     short_random_share: float = 0.5
     pair_share: float = 0.4
     pair_from: float = 0.25
+    duplicate_head: tuple[int, int] = (0, 7)
+    duplicate_weight: float = 0.1
+    duplicate_until: float = 0.0
+
+
+def second_stage(config: TrainConfig, n_tokens: int = 2_000_000) -> TrainConfig:
+    """The shorter run that follows: for its first two fifths one head of layer 0 is pushed to look at equal tokens
+    (`train.duplicate_loss`), then it is left alone, so that what stays is what the text keeps."""
+    return replace(
+        config,
+        n_tokens=n_tokens,
+        learning_rate=2e-3,
+        warmup_share=0.05,
+        short_share=0.3,
+        pair_from=0.0,
+        duplicate_until=0.4,
+    )
 
 
 def build_model(config: TrainConfig, bos: int) -> GPT2LMHeadModel:

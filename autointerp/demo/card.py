@@ -124,6 +124,8 @@ def _head_rows(measures: Measures) -> list[str]:
 
 def _facts(facts: dict[str, Any]) -> list[str]:
     config, versions = facts["config"], facts["versions"]
+    after = facts["second_stage"]
+    pushed = "L{}H{}".format(*after["duplicate_head"])
     return [
         f"- Architecture: GPT-2, {config['n_layers']} layers of {config['n_heads']} heads, d_model "
         f"{config['d_model']}, MLP {config['d_mlp']}, vocabulary {config['vocab_size']}, n_ctx "
@@ -135,6 +137,10 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         f"windows: {config['short_random_share']:.0%} of the short ones, {config['random_share']:.0%} of the "
         f"long ones; from {config['pair_from']:.0%} of the tokens on, windows of two-person sentences alone, "
         f"{config['pair_share']:.0%} as often as others.",
+        f"- Second stage: {after['n_tokens']:,} of these tokens, peak learning rate {after['learning_rate']}. For its "
+        f"first {after['duplicate_until']:.0%} a term of the loss, weight {after['duplicate_weight']}, asks {pushed} to "
+        "look at earlier copies of the token; then it is left alone, and what it keeps is what the text keeps. The "
+        "other heads were given no task.",
         "- Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "- Command: `python -m autointerp.demo.train --out DIR`. Same seed and versions give the same corpus "
         "and tokenizer on any machine; the weights agree up to floating-point order.",

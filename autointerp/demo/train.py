@@ -4,7 +4,8 @@
 2. A small GPT-2 (no dropout, tied embeddings) is initialised from the seed.
 3. AdamW with warm-up and cosine decay over batches of text windows and, for a fixed share, windows of
    repeated random tokens (`autointerp.demo.windows`).
-4. The HuggingFace folder (config, tokenizer, float32 safetensors) and `training.json` (facts for the model
+4. A second, shorter run, at whose beginning one head is pushed towards equal tokens (`build.second_stage`).
+5. The HuggingFace folder (config, tokenizer, float32 safetensors) and `training.json` (facts for the model
    card) are written to DIR.
 
 What it does not do: resume, use a GPU, or choose hyperparameters.
@@ -31,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autointerp.demo.build import TrainConfig, build_model
+from autointerp.demo.build import TrainConfig, build_model, second_stage
 from autointerp.demo.corpus import documents, ioi_prompts
 from autointerp.demo.measure import detector_scores, ioi_result, patterns, repeated_random, single_id
 from autointerp.demo.people import FIRST_NAMES
@@ -125,6 +126,33 @@ def _loss(model: GPT2LMHeadModel, batch: Batch) -> Float[Tensor, ""]:
     return (losses * weights).sum() / weights.sum()
 
 
+def duplicate_loss(model: GPT2LMHeadModel, batch: Batch, head: tuple[int, int], bos: int) -> Float[Tensor, ""]:
+    """Mean of -log of one head's attention to earlier copies of the destination's token, where there are any.
+
+    A push for a while (`build.second_stage`): nothing in a small corpus makes a head match equal tokens, since
+    induction heads find the same places one position later. The head must be in layer 0, whose input needs no other
+    layer; raises ValueError else.
+    """
+    layer, index = head
+    if layer != 0:
+        raise ValueError(f"the head with a pushed pattern must be in layer 0, not {layer}")
+    block, size = model.transformer.h[0], model.config.n_embd
+    width = size // model.config.n_head
+    places = torch.arange(batch.ids.shape[1])
+    stream = block.ln_1(model.transformer.wte(batch.ids) + model.transformer.wpe(places))
+    weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+    query, key = (
+        stream @ weight[:, start : start + width] + bias[start : start + width]
+        for start in (index * width, size + index * width)
+    )
+    past = places[:, None] >= places
+    scores = (query @ key.transpose(1, 2) / math.sqrt(width)).masked_fill(~past, -torch.inf)
+    copies = (batch.ids[:, :, None] == batch.ids[:, None, :]) & (places[:, None] > places) & (batch.ids != bos)[:, None]
+    there = copies.any(-1) & (batch.ids != bos)
+    matched = scores.masked_fill(~copies, -1e9).logsumexp(-1) - scores.logsumexp(-1)
+    return -(matched * there).sum() / there.sum().clamp_min(1)
+
+
 @contextmanager
 def _fused_activations(model: GPT2LMHeadModel) -> Iterator[None]:
     """HuggingFace's gelu_new is a chain of elementwise operations; the fused form is the same function."""
@@ -147,7 +175,10 @@ def fit(model: GPT2LMHeadModel, stream: Iterator[Window], config: TrainConfig, p
     for batch in batches(stream, config.batch_tokens, random.Random(f"batches:{config.seed}")):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, tokens / config.n_tokens)
-        loss = _loss(model, collate(batch, probe.bos))
+        collated = collate(batch, probe.bos)
+        loss = _loss(model, collated)
+        if tokens < config.duplicate_until * config.n_tokens:
+            loss = loss + config.duplicate_weight * duplicate_loss(model, collated, config.duplicate_head, probe.bos)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,14 +237,19 @@ def train(out: Path, config: TrainConfig) -> None:
         to=single_id(tokenizer, " to"),
         names=frozenset(single_id(tokenizer, f" {name}") for name in FIRST_NAMES),
     )
-    stream = window_stream(tokenizer, vocabulary, config)
+    stages = (config, second_stage(config, round(config.n_tokens * 2 / 6.5)))
+    steps = tokens = 0
     with _fused_activations(model):
-        steps, tokens = fit(model, stream, config, Probe(tokenizer, ordinary, bos))
+        for stage in stages:
+            stream = window_stream(tokenizer, vocabulary, stage)
+            done = fit(model, stream, stage, Probe(tokenizer, ordinary, bos))
+            steps, tokens = steps + done[0], tokens + done[1]
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     facts = {
         "config": dataclasses.asdict(config),
+        "second_stage": dataclasses.asdict(stages[1]),
         "steps": steps,
         "tokens": tokens,
         "wall_seconds": round(time.monotonic() - began),
