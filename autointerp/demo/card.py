@@ -138,8 +138,8 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         f"long ones; from {config['pair_from']:.0%} of the tokens on, windows of two-person sentences alone, "
         f"{config['pair_share']:.0%} as often as others.",
         f"- Second stage: {after['n_tokens']:,} of these tokens, peak learning rate {after['learning_rate']}. For its "
-        f"first {after['duplicate_until']:.0%} a term of the loss, weight {after['duplicate_weight']}, asks {pushed} to "
-        "look at earlier copies of the token; then it is left alone, and what it keeps is what the text keeps. The "
+        f"first {after['duplicate_until']:.0%} a term of the loss, weight {after['duplicate_weight']}, asks {pushed} "
+        "to look at earlier copies of the token; then it is left alone, and what it keeps is what the text keeps. The "
         "other heads were given no task.",
         "- Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "- Command: `python -m autointerp.demo.train --out DIR`. Same seed and versions give the same corpus "
