@@ -249,6 +249,7 @@ class Control(Record):
     beaten: bool
     same_rule: bool = False  # the rival predicts the same pairs (IoU >= .9): the description is that rule
     detail: str = ""
+    p: Real = float("nan")  # one-sided, of a difference of 0 or less, from the paired resamples
 
 
 class Score(Record):

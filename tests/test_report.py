@@ -293,3 +293,27 @@ def test_the_page_in_a_browser(run: Path) -> None:
         assert page.run("window.hacked === undefined && document.images.length === 0")
         assert [url for url in page.requests if not url.startswith(("file:", "about:"))] == []
         assert page.problems == []
+
+
+def test_discoveries_retrieval_and_words_over_a_run() -> None:
+    def one(index: int, p: float, rank: float) -> HeadReport:
+        report = head_report(0, index, kind="partly")
+        score = max(report.scores, key=lambda s: len(s.controls))
+        details = score.details | {"retrieval_rank": rank, "retrieval_heads": 20}
+        changed = tuple(c.model_copy(update={"p": p}) for c in score.controls)
+        new = score.model_copy(update={"controls": changed, "details": details})
+        judged = report.judgement.model_copy(
+            update={"compared_with": changed[0].name, "metric": new.metric, "domain": new.domain, "score": new.value}
+        )
+        said = report.description.model_copy(update={"looks_at": "a b c", "writes": "d e"})
+        return report.model_copy(update={"scores": (new,), "judgement": judged, "description": said})
+
+    summary = Summary()
+    for index, (p, rank) in enumerate([(0.001, 1), (0.012, 1.5), (0.03, 4), (0.2, 2)]):
+        summary.add(one(index, p, rank))
+    # Benjamini-Hochberg by hand: 4p_1 = .004, 2p_2 = .024, 4/3 p_3 = .04, p_4 = .2
+    assert summary.discoveries() == (3, 4)
+    first, low, high, reciprocal, chance = summary.retrieval()
+    assert (first, reciprocal, chance) == pytest.approx((0.25, (1 + 1 / 1.5 + 1 / 4 + 1 / 2) / 4, 0.05))
+    assert low < 0.25 < high
+    assert summary.words == [5, 5, 5, 5]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from statistics import fmean
 from typing import Any
 
 from autointerp.report.command import head_command
@@ -101,12 +102,25 @@ class Overview:
         out = f"{s.groups['equals a rule']} equal a positional rule, "
         out += f"{s.groups['rests on the first token']} rest on the first token"
         rate, low, high = s.supported_rate()
+        first, first_low, first_high, reciprocal, chance = s.retrieval()
+        more: Facts = []
+        if s.p_values:
+            found, tested = s.discoveries()
+            more.append(("margins above 0 at 5 % false discovery rate", f"{found} of {tested} tested heads"))
+        if s.ranks:
+            text = f"{text_of(first)} [{text_of(first_low)}, {text_of(first_high)}] first, mean reciprocal rank "
+            text += f"{text_of(reciprocal)}, chance {text_of(chance)} (n = {len(s.ranks)})"
+            more.append(("a description ranks its own head", text))
+        if s.words:
+            text = f"mean {text_of(fmean(s.words))}, most {max(s.words)} (n = {len(s.words)})"
+            more.append(("words of a description", text))
         return [
             ("mean margin, described heads", f"{text_of(s.mean_margin_described)} (n = {len(s.margins)})"),
             ("mean margin, all heads", f"{text_of(s.mean_margin_all)} (n = {s.n_in_all_mean})"),
             ("left out of both means", out),
             ("supported", f"{text_of(rate)} of all heads [{text_of(low)}, {text_of(high)}]"),
             ("mean coverage where scored", f"{text_of(s.mean_coverage)} (n = {len(s.coverages)})"),
+            *more,
         ]
 
 

@@ -51,6 +51,9 @@ class Summary:
     tokens_in: int = 0
     tokens_out: int = 0
     repairs: int = 0
+    p_values: list[float] = field(default_factory=list)  # of the margins
+    ranks: list[tuple[float, int]] = field(default_factory=list)  # retrieval rank, heads ranked
+    words: list[int] = field(default_factory=list)
 
     def add(self, report: HeadReport) -> None:
         """Count one head."""
@@ -67,14 +70,47 @@ class Summary:
         if group == "counted" and judged.margin is not None and report.description is not None:
             confidence = report.description.confidence
             self.margins.append((confidence if math.isfinite(confidence) else 0.0, judged.margin))
+            self._add_margin_p(report)
+        if report.description is not None and report.status == "described":
+            self.words.append(len(f"{report.description.looks_at} {report.description.writes}".split()))
         if judged.coverage is not None and math.isfinite(judged.coverage):
             self.coverages.append(judged.coverage)
         score = headline(report)
         for control in score.controls if score is not None else ():
             self._add_control(control)
+        if score is not None and "retrieval_rank" in score.details:
+            rank, heads = score.details["retrieval_rank"], score.details["retrieval_heads"]
+            if isinstance(rank, int | float) and isinstance(heads, int):
+                self.ranks.append((float(rank), heads))
         self.tokens_in += made.prompt_tokens
         self.tokens_out += made.completion_tokens
         self.repairs += made.repairs
+
+    def _add_margin_p(self, report: HeadReport) -> None:
+        """The p-value of the control that the margin is measured against."""
+        score, name = headline(report), report.judgement.compared_with
+        against = next((c for c in score.controls if c.name == name), None) if score is not None else None
+        if against is not None and math.isfinite(against.p):
+            self.p_values.append(against.p)
+
+    def discoveries(self) -> tuple[int, int]:
+        """Margins above 0 at a false discovery rate of 5 % (Benjamini and Hochberg 1995), and how many were tested."""
+        import numpy as np
+
+        from autointerp.stats.bootstrap import benjamini_hochberg
+
+        return int((benjamini_hochberg(np.array(self.p_values)) <= 0.05).sum()), len(self.p_values)
+
+    def retrieval(self) -> tuple[float, float, float, float, float]:
+        """Share of descriptions that rank their own head first with its exact interval, mean reciprocal rank, and
+        the chance of rank 1."""
+        from autointerp.stats.bootstrap import clopper_pearson
+
+        n, first = len(self.ranks), sum(rank < 1.5 for rank, _ in self.ranks)
+        if not n:
+            return (math.nan,) * 5
+        reciprocal = fmean(1 / rank for rank, _ in self.ranks)
+        return (first / n, *clopper_pearson(first, n), reciprocal, fmean(1 / heads for _, heads in self.ranks))
 
     def _add_control(self, control: Control) -> None:
         total = self.controls.setdefault((control.kind, control.name), ControlTotal(control.name, control.kind))

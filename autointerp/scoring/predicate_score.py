@@ -207,6 +207,7 @@ def _control(
         high=high,
         beaten=low > 0,
         same_rule=same_rule,
+        p=float((1 + (difference <= 0).sum()) / (1 + len(difference))),
     )
 
 
