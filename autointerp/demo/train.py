@@ -150,7 +150,8 @@ def duplicate_loss(model: GPT2LMHeadModel, batch: Batch, head: tuple[int, int], 
     copies = (batch.ids[:, :, None] == batch.ids[:, None, :]) & (places[:, None] > places) & (batch.ids != bos)[:, None]
     there = copies.any(-1) & (batch.ids != bos)
     matched = scores.masked_fill(~copies, -1e9).logsumexp(-1) - scores.logsumexp(-1)
-    return -(matched * there).sum() / there.sum().clamp_min(1)
+    found: Tensor = -(matched * there).sum() / there.sum().clamp_min(1)
+    return found
 
 
 @contextmanager
