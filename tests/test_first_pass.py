@@ -60,7 +60,7 @@ def test_histogram_and_expected_shares_are_those_of_plain_loops() -> None:
                     for src in range(1, dst + 1):
                         cell = bucket_of(np.array([dst, dst - src]))
                         sums[cell[0], cell[1]] += np.nan_to_num(p.share[r, src])
-                        pairs[cell[0], cell[1]] += 1
+                        pairs[cell[0], cell[1]] += bool(p.allowed[r, src])
             histograms += [sums.sum(0) / rows] if rows else []
             means.append(np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0))
         got = whole().histogram[head] / whole().histogram_documents[head]
