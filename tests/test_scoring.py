@@ -242,6 +242,33 @@ def test_the_table_of_verdicts(score: Score, kl_low: float, expected: str) -> No
     assert judge(claim(), (score,), (), effect(kl_low)).verdict == expected
 
 
+def causal(*, supported: bool, state: str = "", domain: str = "text") -> Score:
+    return Score(
+        scorer="conditional_ablation", metric="kl_difference", domain=domain, value=0.01, low=0.005, high=0.02,
+        n_items=80, n_docs=40, prevalence=0.1, chance=0.0, state=state,
+        details={"supported": "yes" if supported else "no", "reason": "less than elsewhere"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cause", "kl_low", "expected", "why"),
+    [
+        (causal(supported=True), 1e-9, "supported", "supported, covers"),  # the causal test decides, not the whole head
+        (causal(supported=False), 0.01, "partly", "not causally: less than elsewhere"),
+        (causal(supported=True, state="underpowered"), 0.01, "partly", "rests on 40 documents only"),
+        (causal(supported=False, domain="repeats"), 0.01, "supported", ""),  # of another domain
+        (Unscored(scorer="conditional_ablation", reason="no pair"), 0.01, "partly", "no causal test: no pair"),
+    ],
+)
+def test_where_there_is_a_causal_test_it_decides(
+    cause: Score | Unscored, kl_low: float, expected: str, why: str
+) -> None:
+    scores = (scored(NULL, RIVAL), *((cause,) if isinstance(cause, Score) else ()))
+    judged = judge(claim(), scores, (cause,) if isinstance(cause, Unscored) else (), effect(kl_low))
+    assert judged.verdict == expected
+    assert why in judged.reason
+
+
 def test_failures_abstentions_and_missing_scores_are_unscored() -> None:
     assert judge(Failure(stage="explain", reason="cut off"), (scored(NULL),), (), effect()).verdict == "unscored"
     assert judge(claim(abstained=True), (scored(NULL),), (), effect()).verdict == "unscored"

@@ -1,7 +1,8 @@
 """What the next-token distribution loses at one row when one head's output there is replaced by its mean.
 
 Rows of one layer run together, each as its own batch entry cut at its destination: one clean forward, then the blocks
-from the changed layer on (`model.resume`). Rows are sorted by length, so that little padding is computed.
+from the changed layer on (`model.one_position.run_whole`). Rows are sorted by length, so that little padding is
+computed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autointerp.model import LanguageModel, clean_run, log_probs, with_changed_z
+from autointerp.model import LanguageModel
+from autointerp.model.one_position import RowChanges, run_whole
 from autointerp.records import Head
 
 
@@ -43,40 +44,30 @@ def row_effects(
     batch_size: int,
 ) -> list[RowEffect]:
     """Effects in the order of `places`."""
-    means = torch.as_tensor(z_mean, dtype=torch.float32, device=model.device)
-    order = sorted(range(len(places)), key=lambda i: (places[i].head.layer, len(places[i].ids)))
-    found: list[RowEffect | None] = [None] * len(places)
-    start = 0
-    while start < len(order):
-        layer = places[order[start]].head.layer
-        stop = start
-        while stop < len(order) and stop - start < batch_size and places[order[stop]].head.layer == layer:
-            stop += 1
-        part = order[start:stop]
-        for i, effect in zip(part, _batch(model, [places[i] for i in part], means[layer]), strict=True):
-            found[i] = effect
-        start = stop
-    return [effect for effect in found if effect is not None]
+    if not places:
+        return []
+    found: dict[int, RowEffect] = {}
 
+    def read(
+        rows: Int[np.ndarray, " part"], before: Float[Tensor, "part d_vocab"], after: Float[Tensor, "part d_vocab"]
+    ) -> None:
+        kl = kl_divergence(before, after)
+        for i, row in enumerate(rows.tolist()):
+            found[row] = RowEffect(_gain(before[i] - after[i], places[row].next_id), float(kl[i]))
 
-def _batch(model: LanguageModel, places: list[RowPlace], means: Float[Tensor, "head d_head"]) -> list[RowEffect]:
-    size = max(len(p.ids) for p in places)
-    ids = np.zeros((len(places), size), np.int64)
+    ids = np.zeros((len(places), max(len(p.ids) for p in places)), np.int64)
     for row, place in enumerate(places):
         ids[row, : len(place.ids)] = place.ids
-    run = clean_run(model, model.to_ids(ids))
-    rows = torch.arange(len(places), device=run.ids.device)
-    last = torch.tensor([len(p.ids) - 1 for p in places], device=run.ids.device)
-    heads = torch.tensor([p.head.index for p in places], device=run.ids.device)
+    layer, head = (np.array([getattr(p.head, name) for p in places]) for name in ("layer", "index"))
+    last = np.array([len(p.ids) - 1 for p in places])
+    changes = RowChanges(np.arange(len(places)), last, layer, head, z_mean[layer, head].astype(np.float32))
+    run_whole(model, ids, changes, batch_size, read)
+    return [found[row] for row in range(len(places))]
 
-    def change(z: Tensor) -> Tensor:
-        z[rows, last, heads] = means[heads].to(z.dtype)
-        return z
 
-    hidden = with_changed_z(model, run, places[0].head.layer, change)
-    before, after = log_probs(model, run.hidden[rows, last]), log_probs(model, hidden[rows, last])
-    kl = (before.exp() * (before - after)).sum(-1).clamp_min(0)
-    return [RowEffect(_gain(before[i] - after[i], place.next_id), float(kl[i])) for i, place in enumerate(places)]
+def kl_divergence(before: Float[Tensor, "row d_vocab"], after: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+    """KL(before || after) of log-probabilities, nats; rounding below 0 is 0."""
+    return (before.exp() * (before - after)).sum(-1).clamp_min(0)
 
 
 def _gain(difference: Float[Tensor, " d_vocab"], next_id: Int[Tensor, ""] | int | None) -> float:

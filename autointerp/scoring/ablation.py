@@ -2,26 +2,32 @@
 
 The head's z is replaced by its mean over the explain split at every position after the first; everything downstream
 is recomputed. Loss: log p(next) before minus after, nats. KL: from the original to the ablated next-token
-distribution, nats. A seeded sample of positions is scored where the vocabulary is large.
+distribution, nats.
+
+Where the vocabulary is large, a sample of positions is scored. Each window is scored in one stretch of it, drawn so
+that every position has the same chance; windows whose stretches end alike run together and are cut there, because
+nothing after a scored position can reach it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from torch import Tensor
 
-from autointerp.model import CleanRun, LanguageModel, clean_run, log_probs, with_changed_z
+from autointerp.model import LanguageModel, LayerChanges, Rows, clean_run
 from autointerp.records import Head, Interval
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.next_token import CleanDistributions
 from autointerp.stats.bootstrap import Resamples, interval
 
 VOCABULARY_CELLS = 1_500_000  # positions of a window times vocabulary, above which positions are sampled
-BATCH_CELLS = 30_000_000
+BATCH_CELLS = 30_000_000  # unchanged log-probabilities kept at once
+BATCH_TOKENS = {"cpu": 512}  # positions that run together, windows times heads
+GPU_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,25 @@ class Effects:
 
 
 def scored_positions(held_out: HeldOutRows, d_vocab: int, rng: np.random.Generator) -> Bool[np.ndarray, "window pos"]:
-    """Destinations with a next token inside the row, at most VOCABULARY_CELLS / d_vocab of them a window."""
+    """Destinations with a next token inside the row, at most VOCABULARY_CELLS / d_vocab of them a window.
+
+    A window with more is cut into as many equal stretches as the limit allows; windows take the stretches in turn,
+    in random order, and the limit is drawn from the stretch.
+    """
     usable = held_out.rows & (np.arange(held_out.ids.shape[1]) < held_out.lengths[:, None] - 1)
     limit = max(12, VOCABULARY_CELLS // d_vocab)
-    order = rng.random(usable.shape)
-    rank = np.argsort(np.argsort(np.where(usable, order, 2.0), axis=1), axis=1)
-    return usable & (rank < limit)
+    scored = usable.copy()
+    for turn, window in enumerate(rng.permutation(len(usable)).tolist()):
+        places = np.flatnonzero(usable[window])
+        if len(places) > limit:
+            stretches = len(places) // limit
+            # bounds fall between two positions with the right frequencies, so that no position is favoured
+            bounds = np.floor(np.arange(stretches + 1) * len(places) / stretches + rng.random()).astype(int)
+            bounds[[0, -1]] = 0, len(places)
+            stretch = places[bounds[turn % stretches] : bounds[turn % stretches + 1]]
+            scored[window] = False
+            scored[window, rng.choice(stretch, min(limit, len(stretch)), replace=False)] = True
+    return scored
 
 
 def ablate_heads(
@@ -73,54 +92,89 @@ def ablate_heads(
     """Mean-ablate each of `heads` alone; `z_mean` from the explain split."""
     scored = scored_positions(held_out, model.d_vocab, np.random.default_rng(seed))
     shape = (len(heads), *held_out.ids.shape)
-    loss, kl = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    most = int(scored.sum(1).max(initial=1))
-    step = max(1, min(16, BATCH_CELLS // max(most * model.d_vocab, 1)))
-    means = torch.as_tensor(z_mean, dtype=torch.float32, device=model.device)
-    for start in range(0, len(held_out.ids), step):
-        part = slice(start, start + step)
-        run = clean_run(model, model.to_ids(held_out.ids[part]))
-        at = _Positions.of(held_out.ids[part], scored[part], model.device)
-        before = log_probs(model, run.hidden[at.window, at.pos])
-        for number, head in enumerate(heads):
-            after = _ablated(model, run, head, means[head.layer, head.index], at)
-            rise, divergence = _effects(before, after, at.next_ids)
-            loss[number, part][scored[part]] = rise
-            kl[number, part][scored[part]] = divergence
+    effects = Effects(held_out, heads, np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32))
+    done = 0
+    for batch in ablation_batches(held_out, scored, model.d_vocab):
+        _ablate_batch(model, batch, z_mean, effects)
+        done += len(batch.windows)
         if progress is not None:
-            progress(min(start + step, len(held_out.ids)), len(held_out.ids))
-    return Effects(held_out, heads, loss, kl)
+            progress(done, len(held_out.ids))
+    if progress is not None and done < len(held_out.ids):
+        progress(len(held_out.ids), len(held_out.ids))  # windows without a scored position do not run
+    return effects
 
 
 @dataclass(frozen=True)
-class _Positions:
-    window: Int[Tensor, " row"]
-    pos: Int[Tensor, " row"]
-    next_ids: Int[Tensor, " row"]
+class AblationBatch:
+    """Windows that run together, cut after their last scored position; scored row i is `pos[i]` of their
+    `row_window[i]`-th, `next_ids[i]` its true next token."""
 
-    @classmethod
-    def of(
-        cls, ids: Int[np.ndarray, "window pos"], scored: Bool[np.ndarray, "window pos"], device: torch.device
-    ) -> _Positions:
-        window, pos = np.nonzero(scored)
-        following = ids[window, pos + 1].astype(np.int64)
-        return cls(*(torch.as_tensor(a, device=device) for a in (window, pos, following)))
+    windows: Int[np.ndarray, " window"]
+    ids: Int[np.ndarray, "window pos"]
+    row_window: Int[np.ndarray, " row"]
+    pos: Int[np.ndarray, " row"]
+    next_ids: Int[np.ndarray, " row"]
 
 
-def _ablated(
-    model: LanguageModel, run: CleanRun, head: Head, mean: Float[Tensor, " d_head"], at: _Positions
-) -> Float[Tensor, "row d_vocab"]:
-    def change(z: Tensor) -> Tensor:
-        z[:, 1:, head.index] = mean.to(z.dtype)
-        return z
+def ablation_batches(
+    held_out: HeldOutRows, scored: Bool[np.ndarray, "window pos"], d_vocab: int
+) -> Iterator[AblationBatch]:
+    """All scored positions, windows that end alike together; at most BATCH_CELLS log-probabilities a batch."""
+    size = held_out.ids.shape[1]
+    ends = np.where(scored.any(1), size - np.argmax(scored[:, ::-1], axis=1), 0)
+    order = np.flatnonzero(ends)[np.argsort(ends[ends > 0], kind="stable")]
+    most = max(1, min(16, BATCH_CELLS // max(int(scored.sum(1).max(initial=1)) * d_vocab, 1)))
+    start = 0
+    while start < len(order):
+        alike = int((ends[order[start : start + most]] <= ends[order[start]] + size // 8).sum())
+        windows = order[start : start + alike]
+        start += alike
+        row_window, pos = np.nonzero(scored[windows])
+        following = held_out.ids[windows[row_window], pos + 1].astype(np.int64)
+        yield AblationBatch(windows, held_out.ids[windows, : int(ends[windows].max())], row_window, pos, following)
 
-    hidden = with_changed_z(model, run, head.layer, change)
-    return log_probs(model, hidden[at.window, at.pos])
+
+class BatchAblation:
+    """One batch run unchanged, from which each head's ablation runs on."""
+
+    def __init__(self, model: LanguageModel, batch: AblationBatch) -> None:
+        self.model = model
+        self.run = clean_run(model, model.to_ids(batch.ids))
+        self.rows = Rows(*(torch.as_tensor(a, device=model.device) for a in (batch.row_window, batch.pos)))
+        following = torch.as_tensor(batch.next_ids, device=model.device)
+        self.clean = CleanDistributions.of(model, self.run.hidden[self.rows.window, self.rows.pos], following)
+        self._together = max(1, BATCH_TOKENS.get(model.device.type, GPU_TOKENS) // batch.ids.size)
+
+    def ablate(
+        self, layer: int, heads: list[int], means: Float[np.ndarray, "head d_head"]
+    ) -> Iterator[tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]]:
+        """Rise of the loss and KL at the batch's rows with each of the layer's `heads` ablated alone, in their order;
+        `means` of all heads of the layer."""
+        changes = LayerChanges(self.model, self.run, layer)
+        for start in range(0, len(heads), self._together):
+            some = heads[start : start + self._together]
+            new = torch.stack([_mean_after_first(changes, head, means[head]) for head in some])
+            rises, kls = self.clean.effects(changes.final_rows(some, new, self.rows))
+            yield from zip(rises.cpu().numpy(), kls.cpu().numpy(), strict=True)
 
 
-def _effects(
-    before: Float[Tensor, "row d_vocab"], after: Float[Tensor, "row d_vocab"], next_ids: Int[Tensor, " row"]
-) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
-    rise = (before - after).gather(1, next_ids[:, None])[:, 0]
-    kl = (before.exp() * (before - after)).sum(-1).clamp_min(0)
-    return rise.cpu().numpy(), kl.cpu().numpy()
+def _mean_after_first(
+    changes: LayerChanges, head: int, mean: Float[np.ndarray, " d_head"]
+) -> Float[torch.Tensor, "batch pos d_head"]:
+    new = changes.z[:, :, head].clone()
+    new[:, 1:] = torch.as_tensor(mean, dtype=new.dtype, device=new.device)
+    return new
+
+
+def _ablate_batch(
+    model: LanguageModel, batch: AblationBatch, z_mean: Float[np.ndarray, "layer head d_head"], effects: Effects
+) -> None:
+    """Ablate each head of `effects` on one batch and write what is found into it."""
+    ablation = BatchAblation(model, batch)
+    windows = batch.windows[batch.row_window]
+    for layer in sorted({head.layer for head in effects.heads}):
+        numbers = [number for number, head in enumerate(effects.heads) if head.layer == layer]
+        found = ablation.ablate(layer, [effects.heads[number].index for number in numbers], z_mean[layer])
+        for number, (rise, kl) in zip(numbers, found, strict=True):
+            effects.loss[number, windows, batch.pos] = rise
+            effects.kl[number, windows, batch.pos] = kl

@@ -16,9 +16,10 @@ import numpy as np
 from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.prompting import Templates
 from autointerp.records import Control, Description, Failure, Head
-from autointerp.stats.bootstrap import interval
+from autointerp.stats.bootstrap import interval, one_sided_p
 
 REPEATS_WITHOUT_LOGPROBS = 3
+ROUNDING = 1e-9  # two scores that differ by less are equal
 Controls = Mapping[str, Sequence[Description]]  # name of a control -> the descriptions whose mean it is
 Draws = np.ndarray  # [resample]
 
@@ -80,9 +81,10 @@ class Asker:
             unit=str(question.head),
             template_hash=prompt.template_hash,
         )
-        return await ask(self.chat, request, question.parse, self._repair, self.capabilities)
+        return await ask(self.chat, request, question.parse, self.repair_prompt, self.capabilities)
 
-    def _repair(self, reason: str) -> str:
+    def repair_prompt(self, reason: str) -> str:
+        """The user message that asks for a corrected reply."""
         return self.templates.render("repair", {"reason": reason}).messages[-1]["content"]
 
 
@@ -120,5 +122,6 @@ def null_control(name: str, value: float, of: float, difference: Draws, detail: 
     """A null whose value is `of` against the score's `value`; `difference` over shared resamples."""
     low, high = interval(difference)
     return Control(
-        name=name, kind="null", value=of, difference=value - of, low=low, high=high, beaten=low > 0, detail=detail
-    )
+        name=name, kind="null", value=of, difference=value - of, low=low, high=high, beaten=low > ROUNDING,
+        detail=detail, p=one_sided_p(difference),
+    )  # fmt: skip

@@ -12,28 +12,28 @@ The LLM sees neither the pattern nor which head it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
-from autointerp.llm import CONTEXT, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.model import LanguageModel, Layer
-from autointerp.prompting import Templates
-from autointerp.records import Control, Description, Failure, Head, Score, Unscored
+from autointerp.records import Description, Failure, Head, Score, Unscored
+from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts, null_control
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
 from autointerp.stats.bootstrap import Resamples, interval
 
 N_ITEMS, N_OTHERS, BEFORE, AROUND = 20, 4, 40, 3
-REPEATS_WITHOUT_LOGPROBS = 3
-MIN_ITEMS = 5
+MIN_ITEMS, MAX_TOKENS = 5, 400
 LETTERS = "ABCDE"
+_Found = Float[np.ndarray, " item"] | Failure
 
 
 @dataclass(frozen=True)
@@ -116,93 +116,84 @@ class _Chooser:
 class Pointer:
     """Asks the LLM; all settings change replies."""
 
-    chat: ChatModel
-    capabilities: Capabilities
-    templates: Templates
+    asker: Asker
     strings: Sequence[str]
     held_out: HeldOutRows
-    seed: int
-    max_tokens: int = 400
 
     async def score(
-        self, head: Head, description: Description, donors: Sequence[Description], items: list[PointingItem]
+        self, head: Head, description: Description, controls: Controls, items: Sequence[PointingItem]
     ) -> Score | Unscored:
-        """Accuracy of one description on its items; `donors` are other heads' descriptions (none: no such control)."""
-        if len(items) < MIN_ITEMS:
-            return Unscored(scorer="pointing", reason=f"only {len(items)} held-out rows have one clear source")
-        hits = await self._hits(head, description, items, "pointing")
+        """Accuracy of one description on its items; `controls` are other descriptions by name."""
+        lacking = self.lacks(items)
+        if lacking is not None:
+            return lacking
+        hits = await self._hits(head, description, "pointing", items)
         if isinstance(hits, Failure):
             return Unscored(scorer="pointing", reason=hits.reason)
-        shuffled: list[Float[np.ndarray, " item"]] = []
-        for donor in donors:
-            other = await self._hits(head, donor, items, "pointing control")
-            if isinstance(other, Failure):
-                return Unscored(scorer="pointing", reason=f"in the shuffled control: {other.reason}")
-            shuffled.append(other)
-        return _score(hits, shuffled, items, self.held_out.domain, self.seed)
+        others = await answer_controls(controls, lambda d: self._hits(head, d, "pointing control", items))
+        if isinstance(others, Failure):
+            return Unscored(scorer="pointing", reason=others.reason)
+        return _score(hits, others, items, self.held_out.domain, self.asker.seed)
 
-    async def _hits(
-        self, head: Head, description: Description, items: list[PointingItem], purpose: str
-    ) -> Float[np.ndarray, " item"] | Failure:
+    def lacks(self, items: Sequence[PointingItem]) -> Unscored | None:
+        """Why these items give no score, whatever is said of them."""
+        if len(items) >= MIN_ITEMS:
+            return None
+        return Unscored(scorer="pointing", reason=f"only {len(items)} held-out rows have one clear source")
+
+    async def _hits(self, head: Head, description: Description, purpose: str, items: Sequence[PointingItem]) -> _Found:
         """Share of repeats in which each item was answered right."""
-        repeats = 1 if self.capabilities.logprobs else REPEATS_WITHOUT_LOGPROBS
         hits = np.zeros(len(items))
-        for repeat in range(repeats):
-            found = await self._once(head, description, items, purpose, repeat)
+        for repeat in range(self.asker.repeats):
+            found = await in_parts(items, partial(self._call, head, description, purpose, repeat))
             if isinstance(found, Failure):
                 return found
-            hits += found / repeats
+            hits += np.array(found) / self.asker.repeats
         return hits
-
-    async def _once(
-        self, head: Head, description: Description, items: list[PointingItem], purpose: str, repeat: int
-    ) -> Float[np.ndarray, " item"] | Failure:
-        """Hits of one repeat; items that do not fit the server's context together are asked in halves."""
-        found = await self._call(head, description, items, purpose, repeat)
-        if not isinstance(found, Failure) or found.stage != CONTEXT or len(items) < 2:
-            return found
-        halves: list[Float[np.ndarray, " item"]] = []
-        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
-            half = await self._once(head, description, part, purpose, repeat)
-            if isinstance(half, Failure):
-                return half
-            halves.append(half)
-        return np.concatenate(halves)
 
     async def _call(
-        self, head: Head, description: Description, items: list[PointingItem], purpose: str, repeat: int
-    ) -> Float[np.ndarray, " item"] | Failure:
-        rng = np.random.default_rng([self.seed, head.layer, head.index, repeat])
-        order = rng.permutation(len(items))
-        letters = [rng.permutation(len(items[i].candidates)) for i in order]
-        views = [self._view(items[i], shuffle) for i, shuffle in zip(order, letters, strict=True)]
-        values = {"looks_at": description.looks_at, "conditions": description.conditions, "items": views}
-        prompt = self.templates.render("pointing", values)
-        request = ChatRequest(
-            messages=prompt.messages,
-            json_schema=_schema(len(views)),
-            schema_name="choices",
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-            repeat=repeat,
-            purpose=purpose,
-            unit=str(head),
-            template_hash=prompt.template_hash,
-        )
-        answer = await ask(
-            self.chat,
-            request,
-            lambda reply: _choices(reply, len(views)),
-            lambda reason: self.templates.render("repair", {"reason": reason}).messages[-1]["content"],
-            self.capabilities,
-        )
+        self, head: Head, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
+    ) -> list[bool] | Failure:
+        order, letters = self._order(head, repeat, items)
+        answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
         if isinstance(answer, Failure):
             return answer
-        hits = np.zeros(len(items))
+        hits = [False] * len(items)
         for place, (item, shuffle) in enumerate(zip(order, letters, strict=True)):
             chosen = answer.value[place]
-            hits[item] = chosen < len(shuffle) and shuffle[chosen] == 0
+            hits[int(item)] = bool(chosen < len(shuffle) and shuffle[chosen] == 0)
         return hits
+
+    def _order(
+        self, head: Head, repeat: int, items: Sequence[PointingItem]
+    ) -> tuple[np.ndarray, list[Int[np.ndarray, " candidate"]]]:
+        """The order of the items, and that of each one's candidates."""
+        rng = self.asker.draw(head, repeat)
+        order = rng.permutation(len(items))
+        return order, [rng.permutation(len(items[i].candidates)) for i in order]
+
+    def question(
+        self,
+        head: Head,
+        description: Description,
+        items: Sequence[PointingItem],
+        purpose: str = "pointing",
+        repeat: int = 0,
+    ) -> Question[list[int]]:
+        """The question about `items`, in the order of the repeat."""
+        n = len(items)
+        views = [self._view(items[i], shuffle) for i, shuffle in zip(*self._order(head, repeat, items), strict=True)]
+        return Question(
+            template="pointing",
+            values={"looks_at": description.looks_at, "conditions": description.conditions, "items": views},
+            schema_name="choices",
+            schema=_schema(n),
+            parse=lambda reply: _choices(reply, n),
+            max_tokens=MAX_TOKENS,
+            purpose=purpose,
+            head=head,
+            repeat=repeat,
+        )
 
     def _view(self, item: PointingItem, shuffle: np.ndarray) -> dict[str, Any]:
         tokens = [self.strings[int(i)] for i in self.held_out.ids[item.window]]
@@ -249,8 +240,8 @@ def _choices(reply: Mapping[str, Any], n: int) -> list[int]:
 
 def _score(
     hits: Float[np.ndarray, " item"],
-    shuffled: list[Float[np.ndarray, " item"]],
-    items: list[PointingItem],
+    others: Mapping[str, list[Float[np.ndarray, " item"]]],
+    items: Sequence[PointingItem],
     domain: str,
     seed: int,
 ) -> Score:
@@ -265,25 +256,14 @@ def _score(
 
     spread = by_document(hits)
     low, high = interval(spread)
-    controls = [_null("chance line", hits, chance, spread - by_document(chance))]
-    if shuffled:
-        mean = np.mean(shuffled, axis=0)
-        name = f"shuffled explanation ({len(shuffled)} donors)"
-        controls.append(_null(name, hits, mean, spread - by_document(mean)))
+    value = float(hits.mean())
+    controls = [null_control("chance line", value, float(chance.mean()), spread - by_document(chance))]
+    for name, found in others.items():
+        other = np.mean(found, axis=0)
+        controls.append(null_control(name, value, float(other.mean()), spread - by_document(other)))
     return Score(
-        scorer="pointing", metric="pointing", domain=domain, value=float(hits.mean()), low=low, high=high,
+        scorer="pointing", metric="pointing", domain=domain, value=value, low=low, high=high,
         n_items=len(items), n_docs=n_docs, prevalence=float(chance.mean()), chance=float(chance.mean()),
         controls=tuple(controls), state="underpowered" if n_docs < N_ITEMS else "",
         details={"documents_with_positive": n_docs, "candidates": float(np.mean([len(i.candidates) for i in items]))},
     )  # fmt: skip
-
-
-def _null(name: str, hits: np.ndarray, control: np.ndarray, difference: np.ndarray) -> Control:
-    low, high = interval(difference)
-    return Control(
-        name=name, kind="null", value=float(control.mean()), difference=float(hits.mean() - control.mean()),
-        low=low, high=high, beaten=low > 0,
-    )  # fmt: skip
-
-
-Scorer = Callable[[Head], Awaitable[Score | Unscored]]

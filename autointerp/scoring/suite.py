@@ -3,7 +3,8 @@
 1. Predicates of all descriptions, the positional rivals, generic descriptions and a seeded pool of donors are decided
    on the select and test rows of each domain; a claim is scored in its own domain, and beside it in the other.
 2. Layers are tallied in groups; each head's predicate meets its rivals and nulls on the same document resamples.
-3. Every head is mean-ablated on test text; heads that claim repeats on held-out repeats too. The KL at the
+3. What the descriptions name is ablated and patched (`causal`), which decides causal support.
+4. Every head is mean-ablated on test text; heads that claim repeats on held-out repeats too. The KL at the
    destinations that the claim names decides whether the head matters there.
 """
 
@@ -11,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 
 from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
 from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
 from autointerp.scoring.ablation import Effects, ablate_heads
+from autointerp.scoring.causal import CONDITIONAL, PATCHING, CausalClaim, CausalScorers, CausalSpec
 from autointerp.scoring.first_token import score_first_token, tally_first_token
+from autointerp.scoring.head_values import ExplainMeans
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
 from autointerp.scoring.predicted import GENERIC, POSITIONAL_RIVALS, PredictedPairs, overlap
@@ -43,6 +47,14 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class CausalInputs:
+    """From the explain split: means that replace what is removed, ordinary ids for edits."""
+
+    means: ExplainMeans
+    pool: Int[np.ndarray, " id"]
+
+
+@dataclass(frozen=True)
 class SuiteSpec:
     """What scoring needs besides the descriptions."""
 
@@ -54,6 +66,7 @@ class SuiteSpec:
     batch_size: int = 8
     scorers: tuple[str, ...] = ("predicate", "ablation")
     identity: IdentityTable | None = None  # learned on the explain split
+    causal: CausalInputs | None = None
 
 
 @dataclass
@@ -91,9 +104,43 @@ class Suite:
         for head, outcome in outcomes.items():
             if _predicate(outcome) is None and "predicate" in self._spec.scorers:
                 found[head].unscored.append(Unscored(scorer="predicate", reason=_why_not(outcome)))
+        if self._spec.causal is not None and {CONDITIONAL, PATCHING} & set(self._spec.scorers):
+            for domain in self._spec.held_out.test:
+                self._causal(domain, self._spec.causal, outcomes, found)
         if "ablation" in self._spec.scorers:
             self._ablate(outcomes, found)
         return found
+
+    def _causal(self, domain: Domain, inputs: CausalInputs, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
+        spec, held_out = self._spec, self._spec.held_out
+        every = {head: p for head, o in outcomes.items() if (p := _predicate(o)) is not None}
+        claims = {
+            head: CausalClaim(every[head], outcome.label)
+            for head, outcome in outcomes.items()
+            if head in every and isinstance(outcome, Description) and outcome.domain == domain
+        }
+        scorers = CausalScorers(
+            CausalSpec(
+                spec.model,
+                held_out.select[domain],
+                held_out.test[domain],
+                inputs.means,
+                inputs.pool,
+                self._table,
+                spec.seed,
+                spec.batch_size,
+            ),
+            claims,
+            _some(every, spec.seed, DONOR_POOL),
+        )
+        results = [scorers.conditional(self._progress)] if CONDITIONAL in spec.scorers else []
+        if PATCHING in spec.scorers:
+            self._progress(f"patching on {domain}", 0, 0)
+            results.append(scorers.patching())
+        for result in results:
+            for head, score in result.items():
+                into: list[Any] = found[head].scores if isinstance(score, Score) else found[head].unscored
+                into.append(score)
 
     def _ablate(self, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
         for domain, held_out in self._spec.ablation.items():

@@ -5,7 +5,9 @@
 | unscored | abstained, failed, no items, or fewer than 30 held-out documents (or repeats) with a positive |
 | refuted | a null is not beaten, or a rival is better (upper end of the margin below 0) |
 | supported | every null beaten, the best rival beaten or the same rule, coverage >= .25 of the claim's domain, and |
-|           | the lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
+|           | causally supported there (rule 12: ablating what the description names does more than ablating others |
+|           | like it, carries at least .2 of the head's effect, and has the claimed sign). Where that scorer was not |
+|           | asked for: the lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
 | partly | everything else |
 """
 
@@ -15,6 +17,7 @@ from autointerp.records import Control, Description, Failure, Interval, Judgemen
 
 MIN_COVERAGE = 0.25
 MIN_KL = 1e-4
+CAUSAL = "conditional_ablation"
 HEADLINES = ("first_token", "predicate", "pointing")  # the first that gave a number is the headline
 
 
@@ -30,7 +33,9 @@ def judge(
     if headline is None:
         why = "; ".join(f"{u.scorer}: {u.reason}" for u in unscored) or "no scorer gave a number"
         return Judgement(verdict="unscored", reason=why[:300])
-    verdict, reason = _verdict(headline, effect)
+    causal = next((s for s in scores if s.scorer == CAUSAL and s.domain == headline.domain), None)
+    untested = next((u for u in unscored if u.scorer == CAUSAL), None)
+    verdict, reason = _verdict(headline, effect, causal or untested)
     margin = _margin(headline.controls)
     coverage = headline.details.get("coverage")
     return Judgement(
@@ -52,7 +57,7 @@ def judge(
     )
 
 
-def _verdict(headline: Score, effect: Interval) -> tuple[Verdict, str]:
+def _verdict(headline: Score, effect: Interval, causal: Score | Unscored | None) -> tuple[Verdict, str]:
     if headline.state == "underpowered":
         n = headline.details.get("documents_with_positive", headline.n_docs)
         return "unscored", f"underpowered: only {n} held-out documents hold a positive"
@@ -71,11 +76,24 @@ def _verdict(headline: Score, effect: Interval) -> tuple[Verdict, str]:
         return "partly", "coverage is unknown without a predicate"
     if coverage < MIN_COVERAGE:
         return "partly", f"true of a part: covers {100 * coverage:.0f} % of the head's {headline.domain} contribution"
-    if not effect.low > MIN_KL:
-        return "partly", f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+    against = _no_cause(effect, causal)
+    if against:
+        return "partly", against
     same = [c.name for c in headline.controls if c.same_rule]
     equal = f"; the same rule as {same[0]}" if same else ""
     return "supported", f"supported, covers {100 * coverage:.0f} %{equal}"
+
+
+def _no_cause(effect: Interval, causal: Score | Unscored | None) -> str:
+    """Why the model does not depend on what the description names; empty where it does."""
+    if isinstance(causal, Unscored):
+        return f"no causal test: {causal.reason}"
+    if causal is None:
+        low = effect.low > MIN_KL
+        return "" if low else f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+    if causal.details.get("supported") == "yes" and "underpowered" in causal.state:
+        return f"the causal test rests on {causal.n_docs} documents only"
+    return "" if causal.details.get("supported") == "yes" else f"not causally: {causal.details.get('reason')}"
 
 
 def _margin(controls: tuple[Control, ...]) -> Control | None:

@@ -1,0 +1,202 @@
+"""Replace one head's z at one destination and read that destination, at the price of one position a row.
+
+1. One run of the windows keeps every layer's keys and values in the model's own cache.
+2. A row (window, dst) is the token at `dst` put after the first `dst` cached positions. Earlier positions cannot see
+   a change at dst, so their keys and values are the clean ones and the result is that of a whole forward.
+3. Rows of equal dst run together, unpadded; changes of different heads and layers share a batch, and the unchanged
+   row is run once beside all changes of it.
+
+Where the model has no such cache, or the first windows show that its step is not exact, each row runs as a batch
+entry of its own, cut at its destination (`model.resume`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+from autointerp.model.language_model import HookFunction, LanguageModel
+from autointerp.model.readout import log_probs
+from autointerp.model.resume import clean_run, with_changed_z
+
+CACHED_CELLS = 40_000_000  # numbers of keys and values kept at once
+_KeyValues = list[tuple[Tensor, Tensor]]  # by layer, each [window kv_head pos d_head]
+Read = Callable[[Int[np.ndarray, " part"], Float[Tensor, "part d_vocab"], Float[Tensor, "part d_vocab"]], None]
+
+
+@dataclass(frozen=True)
+class RowChanges:
+    """Row i is destination `dst[i]` of window `window[i]`, with z of head `head[i]` of layer `layer[i]` there
+    replaced by `z[i]`."""
+
+    window: Int[np.ndarray, " row"]
+    dst: Int[np.ndarray, " row"]
+    layer: Int[np.ndarray, " row"]
+    head: Int[np.ndarray, " row"]
+    z: Float32[np.ndarray, "row d_head"]
+
+    def __len__(self) -> int:
+        return len(self.dst)
+
+    def take(self, rows: Int[np.ndarray, " part"]) -> RowChanges:
+        return RowChanges(self.window[rows], self.dst[rows], self.layer[rows], self.head[rows], self.z[rows])
+
+
+def run_changes(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges, batch_size: int, read: Read
+) -> None:
+    """Hand log-probabilities at the destinations to `read`: (numbers of the rows, before, after), every row once.
+
+    `ids` may be padded on the right; `batch_size` rows run together.
+    """
+    if not len(changes):
+        return
+    if not steps_exactly(model, ids[: min(2, len(ids))]):
+        run_whole(model, ids, changes, batch_size, read)
+        return
+    for part, windows in _chunks(model, ids, changes):
+        cache = _cached(model, ids[windows])
+        assert cache is not None
+        where = {int(w): i for i, w in enumerate(windows)}
+        for dst in np.unique(changes.dst[part]):
+            rows = part[changes.dst[part] == dst]
+            for start in range(0, len(rows), batch_size):
+                some = rows[start : start + batch_size]
+                _step(model, ids, cache, where, changes.take(some), some, read)
+
+
+def steps_exactly(model: LanguageModel, ids: Int[np.ndarray, "window pos"]) -> bool:
+    """Whether a cached step gives what a whole forward gives, on these windows."""
+    cache = _cached(model, ids)
+    if cache is None or ids.shape[1] < 3:
+        return False
+    whole = model.final_states(model.to_ids(ids))[1].float()
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    for dst in (ids.shape[1] // 2, ids.shape[1] - 1):
+        stepped = _hidden(model, ids[:, dst], cache, np.arange(len(ids)), dst, []).float()
+        if not float((stepped - whole[:, dst]).abs().max()) <= tolerance * float(whole[:, dst].abs().max()):
+            return False
+    return True
+
+
+def _chunks(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges
+) -> Iterator[tuple[Int[np.ndarray, " part"], Int[np.ndarray, " window"]]]:
+    """Rows by group of windows; a group's keys and values fit CACHED_CELLS."""
+    a_window = 2 * model.n_layers * ids.shape[1] * model.n_kv_heads * changes.z.shape[1]
+    step = max(1, CACHED_CELLS // a_window)
+    used = np.unique(changes.window)
+    for start in range(0, len(used), step):
+        windows = used[start : start + step]
+        yield np.flatnonzero(np.isin(changes.window, windows)), windows
+
+
+def _cached(model: LanguageModel, ids: Int[np.ndarray, "window pos"]) -> _KeyValues | None:
+    from transformers import DynamicCache
+
+    original = model.bridge.original_model
+    if not hasattr(original, "base_model"):
+        return None
+    with torch.no_grad():
+        cache = getattr(original.base_model(model.to_ids(ids), use_cache=True), "past_key_values", None)
+    if not isinstance(cache, DynamicCache) or len(cache.layers) != model.n_layers:
+        return None
+    found = [(layer.keys, layer.values) for layer in cache.layers]
+    whole = all(k is not None and v is not None and k.shape[2] == v.shape[2] == ids.shape[1] for k, v in found)
+    return found if whole else None
+
+
+def _step(
+    model: LanguageModel,
+    ids: Int[np.ndarray, "window pos"],
+    cache: _KeyValues,
+    where: dict[int, int],
+    changes: RowChanges,
+    numbers: Int[np.ndarray, " part"],
+    read: Read,
+) -> None:
+    """All rows have one dst; the clean rows come first in the batch."""
+    clean, row_of = np.unique(changes.window, return_inverse=True)
+    windows = np.concatenate([clean, changes.window])
+    hooks = [
+        (f"blocks.{layer}.attn.hook_z", _setting(model, changes, np.flatnonzero(changes.layer == layer), len(clean)))
+        for layer in np.unique(changes.layer)
+    ]
+    dst = int(changes.dst[0])
+    hidden = _hidden(model, ids[windows, dst], cache, np.array([where[int(w)] for w in windows]), dst, hooks)
+    log_p = log_probs(model, hidden)
+    read(numbers, log_p[torch.from_numpy(row_of).to(log_p.device)], log_p[len(clean) :])
+
+
+def _setting(model: LanguageModel, changes: RowChanges, rows: Int[np.ndarray, " part"], offset: int) -> HookFunction:
+    def put(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(model.device)
+
+    at, head, new = put(rows + offset), put(changes.head[rows]), put(changes.z[rows])
+
+    def hook(z: Tensor, hook: Any) -> Tensor:
+        changed = z.reshape(z.shape[0], model.n_heads, -1).clone()
+        changed[at, head] = new.to(z.dtype)
+        return changed.reshape(z.shape)
+
+    return hook
+
+
+def _hidden(
+    model: LanguageModel,
+    tokens: Int[np.ndarray, " row"],
+    cache: _KeyValues,
+    windows: Int[np.ndarray, " row"],
+    dst: int,
+    hooks: list[tuple[str, HookFunction]],
+) -> Float[Tensor, "row d_model"]:
+    """Output of the final norm for one new token a row after `dst` cached ones."""
+    from transformers import DynamicCache
+
+    picked = torch.from_numpy(windows).to(model.device)
+    past = DynamicCache()
+    for layer, (keys, values) in enumerate(cache):
+        past.update(keys[picked, :, :dst], values[picked, :, :dst], layer)
+    kept: list[Tensor] = []
+    handle = model.bridge.ln_final.register_forward_hook(lambda _module, _args, output: kept.append(output))
+    try:
+        with model.hooks(hooks):
+            model.bridge.original_model.base_model(model.to_ids(tokens[:, None]), past_key_values=past, use_cache=True)
+    finally:
+        handle.remove()
+    return kept[0][:, 0]
+
+
+def run_whole(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges, batch_size: int, read: Read
+) -> None:
+    """`run_changes` with every row as a batch entry of its own, cut at its destination; like lengths together."""
+    order = np.lexsort((changes.dst, changes.layer))
+    bounds = np.flatnonzero(np.diff(changes.layer[order])) + 1
+    for same_layer in np.split(order, bounds):
+        for start in range(0, len(same_layer), batch_size):
+            rows = same_layer[start : start + batch_size]
+            part = changes.take(rows)
+            read(rows, *_whole(model, ids[part.window, : int(part.dst.max()) + 1], part))
+
+
+def _whole(
+    model: LanguageModel, ids: Int[np.ndarray, "row pos"], part: RowChanges
+) -> tuple[Float[Tensor, "row d_vocab"], Float[Tensor, "row d_vocab"]]:
+    run = clean_run(model, model.to_ids(ids))
+    rows = torch.arange(len(part), device=run.ids.device)
+    dst, heads = (torch.from_numpy(a.astype(np.int64)).to(run.ids.device) for a in (part.dst, part.head))
+    new = torch.from_numpy(part.z).to(run.ids.device)
+
+    def change(z: Tensor) -> Tensor:
+        z[rows, dst, heads] = new.to(z.dtype)
+        return z
+
+    hidden = with_changed_z(model, run, int(part.layer[0]), change)
+    return log_probs(model, run.hidden[rows, dst]), log_probs(model, hidden[rows, dst])
