@@ -22,6 +22,9 @@ ENV_NAMES = {
 }
 
 
+SCORERS = ("predicate", "pointing", "detection", "effect", "conditional_ablation", "patching", "ablation")
+
+
 class RunConfig(BaseModel):
     """Everything that changes a result; two runs with equal configs and replies have equal numbers."""
 
@@ -43,7 +46,7 @@ class RunConfig(BaseModel):
     max_reply_tokens: int = 700
     prompts: str = ""
     instruction: str = ""
-    scorers: tuple[str, ...] = ("predicate", "pointing", "ablation")
+    scorers: tuple[str, ...] = SCORERS
     agent: str = "off"
     lenses: tuple[str, ...] = ()
     blind: bool = True

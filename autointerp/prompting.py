@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 SPLIT = "\n=== user ===\n"
 # What each template of the product is given; a user's template can use these and no others.
 VARIABLES: dict[str, tuple[str, ...]] = {
+    "detection": ("conditions", "items", "looks_at"),
+    "effect": ("candidates", "conditions", "items", "looks_at", "writes"),
     "explain": ("evidence", "instruction", "labels"),
+    "no_evidence": (),
     "pointing": ("conditions", "items", "looks_at"),
     "repair": ("reason",),
 }

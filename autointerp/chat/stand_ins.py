@@ -1,9 +1,10 @@
 """Chat models without a server: fake, scripted, recorded.
 
-`--llm scripted:FILE` answers from JSON lines, each with a `reply` (text, or an object that is sent as JSON)
-or a `fail` (the reason of a failed request), and optionally
+`--llm scripted:FILE` answers from JSON lines, each with a `reply` (text, or an object that is sent as JSON), a `fill`
+(an object that follows the request's JSON schema is made: `first`, the first choice everywhere, or `drawn`, choices
+drawn by the prompt) or a `fail` (the reason of a failed request), and optionally
 - `match`: a text that the prompt must contain; `regex`: a pattern that must be found in it;
-- `purpose`: the purpose of the request (`explain`, `repair`, `pointing`, ...);
+- `purpose`: the purpose of the request (`explain`, `repair`, `pointing`, `detection`, `effect`, ...);
 - `times`: how often the line may be used (default: always).
 The first line that fits and is not used up answers; a request that no line fits is a failed request.
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -41,13 +43,17 @@ SCRIPTED = "scripted:"
 RECORDED = "recorded:"
 SERVER_FILE = "server.json"  # the Capabilities of a run, for its replay
 
-Responder = Callable[[ChatRequest], str | Mapping[str, Any]]
+Said = str | Mapping[str, Any] | ChatReply
+Responder = Callable[[ChatRequest], Said]
 
 
 class FakeChat:
-    """Answers from a callable, or from a list in order; remembers the requests. For tests and notebooks."""
+    """Answers from a callable, or from a list in order; remembers the requests. For tests and notebooks.
 
-    def __init__(self, replies: Responder | Sequence[str | Mapping[str, Any] | Exception]) -> None:
+    An answer is a text, an object that is sent as JSON, or a whole `ChatReply` (with log-probabilities, say).
+    """
+
+    def __init__(self, replies: Responder | Sequence[Said | Exception]) -> None:
         self.requests: list[ChatRequest] = []
         self._replies = replies
 
@@ -73,6 +79,7 @@ class ScriptLine(BaseModel):
     regex: str = ""
     purpose: str = ""
     reply: str | dict[str, Any] | None = None
+    fill: Literal["first", "drawn"] | None = None
     fail: str | None = None
     times: int | None = Field(default=None, ge=1)
 
@@ -113,6 +120,8 @@ class ScriptedChat:
             if (line.times is not None and self._used[place] >= line.times) or not line.fits(request):
                 continue
             self._used[place] += 1
+            if line.fill is not None:
+                return _as_reply(request, _filled(request, line.fill), "scripted")
             if line.reply is None:
                 raise ChatFailed(line.fail or "the script says that this request fails")
             return _as_reply(request, line.reply, "scripted")
@@ -172,7 +181,33 @@ class RecordedChat:
         return None if text is None else ChatReply.model_validate_json(text)
 
 
-def _as_reply(request: ChatRequest, reply: str | Mapping[str, Any], model: str) -> ChatReply:
+def _filled(request: ChatRequest, how: str) -> Mapping[str, Any] | str:
+    """An object that follows the request's schema; equal prompts give equal ones."""
+    if request.json_schema is None:
+        return "yes"
+    draw = None if how == "first" else random.Random(_digest(list(request.messages)))
+    value = _value(request.json_schema, draw)
+    return value if isinstance(value, dict) else json.dumps(value)
+
+
+def _value(schema: Mapping[str, Any], draw: random.Random | None) -> object:
+    """A value for the kinds of JSON schema that the product sends."""
+    kind = schema.get("type")
+    if "enum" in schema:
+        return draw.choice(schema["enum"]) if draw else schema["enum"][0]
+    if kind == "object":
+        return {name: _value(part, draw) for name, part in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_value(schema.get("items", {}), draw) for _ in range(schema.get("minItems", 0))]
+    if kind in ("integer", "number"):
+        low, high = schema.get("minimum", 0), schema.get("maximum", 1)
+        return draw.randint(low, high) if draw else high
+    return draw is not None and draw.random() < 0.5 if kind == "boolean" else "words"[: schema.get("maxLength", 5)]
+
+
+def _as_reply(request: ChatRequest, reply: Said, model: str) -> ChatReply:
+    if isinstance(reply, ChatReply):
+        return reply
     text = reply if isinstance(reply, str) else json.dumps(reply)
     usage = Usage(prompt_tokens=estimate_prompt(request), completion_tokens=by_characters(text), estimated=True)
     return ChatReply(text=text, usage=usage, finish_reason="stop", model=model)
@@ -203,8 +238,8 @@ def _script_line(path: Path, number: int, line: str) -> ScriptLine:
         raise BadInput(
             f"--llm scripted:{path} line {number}: {first['msg']} ({where or 'the line'}). Correct it."
         ) from None
-    if (found.reply is None) == (found.fail is None):
-        raise BadInput(f"--llm scripted:{path} line {number} needs either reply or fail. Correct it.")
+    if sum(value is not None for value in (found.reply, found.fill, found.fail)) != 1:
+        raise BadInput(f"--llm scripted:{path} line {number} needs one of reply, fill and fail. Correct it.")
     return found
 
 

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autointerp.config import RunConfig, Settings
+from autointerp.config import SCORERS, RunConfig, Settings
 from autointerp.errors import BadInput
 
-SCORERS = ("predicate", "pointing", "ablation")
 _LISTS = ("scorers", "lenses")
 M = TypeVar("M", bound=BaseModel)
 
@@ -20,10 +19,10 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose model and text."""
     group = parser.add_argument_group("model and text")
     add = group.add_argument
-    add("--model", metavar="SPEC", help="demo (the default), a hub name, a local HuggingFace folder, or "
-        "file.py:callable / package.module:callable that returns a TransformerBridge")  # fmt: skip
-    add("--corpus", metavar="SPEC", action="append", help="demo (the default), a .txt (a document a paragraph), "
-        ".jsonl, .csv or .parquet file, or hf:NAME[:SPLIT]; repeatable")  # fmt: skip
+    add("--model", metavar="SPEC", help="demo (the default), planted[:SEED], a hub name, a local HuggingFace folder, "
+        "or file.py:callable / package.module:callable that returns a TransformerBridge")  # fmt: skip
+    add("--corpus", metavar="SPEC", action="append", help="demo (the default), planted, a .txt (a document a "
+        "paragraph), .jsonl, .csv or .parquet file, or hf:NAME[:SPLIT]; repeatable")  # fmt: skip
     add("--text-column", metavar="NAME", help="column of the text in .jsonl, .csv, .parquet and hf: (text)")
     add("--max-tokens", type=int, metavar="N", help="tokens to use, all splits together (200000)")
     add("--context", type=int, metavar="N", help="tokens of a window, BOS included (128)")
@@ -79,6 +78,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tu
     unknown = sorted(set(both.get("scorers", ())) - set(SCORERS))
     if unknown:
         raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(SCORERS)}.")
+    if str(both.get("model", "")).partition(":")[0] == "planted":
+        both.setdefault("corpus", ("planted",))  # it knows no other words
     if "corpus" in both:
         both["corpus"] = tuple(both["corpus"])
     settings = _build(Settings, {n: v for n, v in both.items() if n in Settings.model_fields})

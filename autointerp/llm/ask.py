@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from autointerp.errors import ChatFailed, ContextOverflow, RequestRefused
 from autointerp.llm.capability import Capabilities
 from autointerp.llm.extract import parse_reply
-from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, ReplyFormat, Usage
+from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, ReplyFormat, TokenLogprobs, Usage
 from autointerp.records import Failure
 
 CONTEXT = "context"  # stage of a Failure whose prompt was too long: a shorter one may do
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """A checked value, with the prompt that was sent and all raw replies on the way."""
+    """A checked value, with the prompt that was sent and all raw replies on the way; `logprobs` are of the last."""
 
     value: T
     messages: tuple[dict[str, str], ...]
@@ -39,6 +39,7 @@ class Answer(Generic[T]):
     usage: Usage
     repairs: int
     model: str
+    logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 async def ask(
@@ -152,6 +153,7 @@ def _answer(value: T, messages: tuple[dict[str, str], ...], replies: list[ChatRe
         usage=_total(replies),
         repairs=len(replies) - 1,
         model=replies[-1].model,
+        logprobs=replies[-1].logprobs,
     )
 
 

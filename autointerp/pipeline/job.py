@@ -27,19 +27,23 @@ from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.held_out import ablation_rows, explain_rows, held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.plan import Estimate, estimate_calls
-from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, pointing_items, talk, templates, try_server
+from autointerp.pipeline.llm_scores import score_signs, scorer_items, scores_of
+from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, known_capabilities
+from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, talk, templates, try_server
 from autointerp.pipeline.versions import versions
 from autointerp.prompting import VARIABLES
-from autointerp.records import Description, Failure, Head, HeadReport, Status, Unscored
+from autointerp.records import Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
-from autointerp.scoring.suite import HeadScores, HeldOut, Suite, SuiteSpec
+from autointerp.scoring.causal import CONDITIONAL, PATCHING
+from autointerp.scoring.head_values import ExplainMeans, value_means
+from autointerp.scoring.suite import CausalInputs, HeadScores, HeldOut, Suite, SuiteSpec
 from autointerp.scoring.token_identity import IdentityTable, learn_identity
 from autointerp.scoring.verdict import judge
 from autointerp.store import CallLog, RequestCache, RunFolder
 
 HEADS, RUN = "heads.jsonl", "run.json"
+MEAN_WINDOWS = 200
 TEMPLATES = tuple(VARIABLES)
 
 
@@ -105,7 +109,7 @@ class _Job:
         )
         self._timed("collect")
         if self._options.dry_run:
-            result.estimate = estimate_calls(self._config, self._options.settings, inputs, collected)
+            result.estimate = self._estimate(inputs, collected)
             return result
         held = self._finished(inputs)
         if held is not None:
@@ -115,6 +119,13 @@ class _Job:
             self._describe_and_score(inputs, collected, result)
         write_reports(self._run.root)
         return result
+
+    def _estimate(self, inputs: Inputs, collected: Collected) -> Estimate:
+        if self._config.explainer != "llm":
+            return NOTHING_ASKED
+        held_out = held_out_rows(inputs, collected.pool, self._config.seed)
+        known = known_capabilities(self._run.root, self._config)
+        return estimate_calls(self._plan(inputs, collected, held_out), known)
 
     def _compare_config(self) -> None:
         """Before anything is loaded or written: a folder that is no run, or another run, must stay as it is."""
@@ -160,22 +171,14 @@ class _Job:
     def _describe_and_score(self, inputs: Inputs, collected: Collected, result: JobResult) -> None:
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
         state = Talk(stored_descriptions(self._run, retry_failed=self._options.retry_failed))
-        asks = self._config.explainer == "llm"
-        batch = self._options.settings.batch_size
-        items = (
-            pointing_items(self._config, inputs.model, held_out.test, inputs.heads, batch)
-            if asks and "pointing" in self._config.scorers
-            else {}
-        )
-        plan = TalkPlan(
-            self._config, self._options.settings, inputs.model, collected, inputs.heads, held_out.test, items
-        )
+        plan = self._plan(inputs, collected, held_out)
         try:
             asyncio.run(talk(self._run, plan, state, self._console))
         except (BudgetExceeded, TooManyFailures) as stop:
             result.stopped = stop
         self._timed("describe")
         done = [head for head in inputs.heads if head in state.descriptions]
+        score_signs(self._config, plan.items, {h: state.descriptions[h].outcome for h in done}, state.scored)
         scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done})
         result.reports = [self._report(h, collected, state, scores[h]) for h in done]
         lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
@@ -183,6 +186,11 @@ class _Job:
         result.notes += state.notes
         self._run.write_json(RUN, self._facts(inputs, state, result))
         self._run.write_text(HEADS, "".join(lines))
+
+    def _plan(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> TalkPlan:
+        settings = self._options.settings
+        items = scorer_items(self._config, inputs.model, held_out, inputs.heads, settings.batch_size)
+        return TalkPlan(self._config, settings, inputs.model, collected, inputs.heads, items)
 
     def _score(
         self, inputs: Inputs, collected: Collected, held_out: HeldOut, explanations: dict[Head, Explanation]
@@ -196,6 +204,7 @@ class _Job:
             self._options.settings.batch_size,
             self._config.scorers,
             self._identity(inputs) if "predicate" in self._config.scorers else None,
+            self._causal(inputs, collected, held_out) if {CONDITIONAL, PATCHING} & set(self._config.scorers) else None,
         )
         outcomes = {head: e.outcome for head, e in explanations.items()}
         rivals = (
@@ -210,16 +219,21 @@ class _Job:
         self._console("learning the token-identity rival", 0, 0)
         return learn_identity(inputs.model, explain_rows(inputs), self._options.settings.batch_size)
 
+    def _causal(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> CausalInputs:
+        """Mean values of the explain split, for the longest rows that are scored."""
+        rows, batch = explain_rows(inputs), self._options.settings.batch_size
+        batches = (
+            (rows.ids[start : start + batch], rows.lengths[start : start + batch])
+            for start in range(0, min(len(rows.ids), MEAN_WINDOWS), batch)
+        )
+        size = max(test.ids.shape[1] for test in held_out.test.values())
+        means = ExplainMeans(collected.z_mean, value_means(inputs.model, batches, size))
+        return CausalInputs(means, collected.pool)
+
     def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
         explanation = state.descriptions[head]
         outcome = explanation.outcome
-        pointed = state.pointed.get(head)
-        if pointed is None and "pointing" in self._config.scorers and isinstance(outcome, Description):
-            asks = self._config.explainer == "llm"
-            why = "the run stopped before it was asked" if asks else "no language model in this run"
-            why = "the explainer abstained" if outcome.abstained else why
-            pointed = Unscored(scorer="pointing", reason=why)
-        extra = () if pointed is None else (pointed,)
+        extra = scores_of(self._config, outcome, state.scored.get(head, {}))
         numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
         unscored = tuple(s for s in (*scores.unscored, *extra) if isinstance(s, Unscored))
         failed = isinstance(outcome, Failure)

@@ -1,13 +1,11 @@
-"""The part of a run that may talk to a language model: descriptions and pointing, in the one event loop of the run."""
+"""The part of a run that may talk to a language model: descriptions and scores, in the one event loop of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from autointerp.chat import SERVER_FILE, ChatOptions, chat_session
@@ -19,17 +17,15 @@ from autointerp.explain import DetectorExplainer, Explainer, Explanation, Langua
 from autointerp.explain.language import LanguageSettings
 from autointerp.llm import ClientOptions
 from autointerp.model import LanguageModel
-from autointerp.pipeline.describing import Pace, describe_heads, run_together, used_up
+from autointerp.pipeline.describing import Pace, describe_heads, used_up
+from autointerp.pipeline.llm_scores import Items, LlmScoring, Scored, score_with_llm
 from autointerp.prompting import Templates
-from autointerp.records import Description, Domain, Head, Score, Unscored
+from autointerp.records import Description, Head
 from autointerp.report.folder import read_json
-from autointerp.scoring.held_out import HeldOutRows
-from autointerp.scoring.pointing import Pointer, PointingItem, choose_items
+from autointerp.scoring.asking import Asker
 from autointerp.store import CallLog, RequestCache, RunFolder
 
-CONTROL_SHARE, MIN_CONTROLS, DONORS = 0.2, 10, 5
 CACHE = "requests.sqlite"
-Pointed = dict[Head, Score | Unscored]
 
 
 @dataclass(frozen=True)
@@ -41,25 +37,17 @@ class TalkPlan:
     model: LanguageModel
     collected: Collected
     heads: Sequence[Head]
-    test: Mapping[Domain, HeldOutRows]
-    items: Mapping[Domain, Mapping[Head, list[PointingItem]]]
+    items: Items
 
 
 @dataclass
 class Talk:
-    """What came out: descriptions, pointing scores, and what it cost."""
+    """What came out: descriptions, scores of the scorers that ask, and what it cost."""
 
     descriptions: dict[Head, Explanation]
-    pointed: Pointed = field(default_factory=dict)
+    scored: Scored = field(default_factory=dict)
     cost_usd: float | None = None
     notes: list[str] = field(default_factory=list)
-
-
-def pointing_items(
-    config: RunConfig, model: LanguageModel, test: Mapping[Domain, HeldOutRows], heads: Sequence[Head], batch: int
-) -> dict[Domain, dict[Head, list[PointingItem]]]:
-    """Items of all heads in both domains, chosen before any description is known."""
-    return {domain: choose_items(model, rows, heads, config.seed, batch) for domain, rows in test.items()}
 
 
 async def try_server(run: RunFolder, config: RunConfig, settings: Settings) -> None:
@@ -71,7 +59,7 @@ async def try_server(run: RunFolder, config: RunConfig, settings: Settings) -> N
 
 
 async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) -> None:
-    """Describe all heads and let the LLM point; fills `state` as it goes, so that what was paid for is kept."""
+    """Describe all heads and ask the LLM for their scores; `state` fills as it goes: what was paid for is kept."""
     if plan.config.explainer != "llm":
         await _describe(run, DetectorExplainer(), plan, state, progress)
         return
@@ -130,12 +118,15 @@ async def _with_server(run: RunFolder, plan: TalkPlan, state: Talk, session: Cha
     asked = language_settings(plan.config)
     explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run))
     await _describe(run, explainer, plan, state, progress)
-    if "pointing" in plan.config.scorers:
-        pointers = {
-            domain: Pointer(session.chat, session.capabilities, source, plan.model.strings, rows, plan.config.seed)
-            for domain, rows in plan.test.items()
-        }
-        await _point(plan, state, pointers, progress)
+    described = {
+        head: e.outcome
+        for head, e in sorted(state.descriptions.items())
+        if isinstance(e.outcome, Description) and not e.outcome.abstained
+    }
+    asker = Asker(session.chat, session.capabilities, source, plan.config.seed)
+    strings, pace = plan.model.strings, _pace(plan.settings)
+    scoring = LlmScoring(plan.config, asker, strings, plan.heads, plan.items, described, pace)
+    state.notes += await score_with_llm(scoring, state.scored, progress)
 
 
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:
@@ -144,39 +135,3 @@ async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state:
 
 def _pace(settings: Settings) -> Pace:
     return Pace(settings.concurrency, settings.timeout)
-
-
-async def _point(plan: TalkPlan, state: Talk, pointers: Mapping[Domain, Pointer], progress: Progress) -> None:
-    described = {
-        head: e.outcome
-        for head, e in sorted(state.descriptions.items())
-        if isinstance(e.outcome, Description) and not e.outcome.abstained
-    }
-    controlled = control_heads(plan.heads, plan.config.seed)
-
-    async def one(head: Head, description: Description) -> None:
-        donors = donor_descriptions(head, described, plan.config.seed) if head in controlled else []
-        pointer = pointers.get(description.domain)
-        if pointer is None:
-            state.pointed[head] = Unscored(scorer="pointing", reason=f"no held-out rows of {description.domain}")
-            return
-        items = plan.items[description.domain][head]
-        state.pointed[head] = await pointer.score(head, description, donors, items)
-        progress("pointing", len(state.pointed), len(described))
-
-    await run_together([partial(one, *pair) for pair in described.items()], _pace(plan.settings))
-
-
-def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:
-    """The seeded fifth of the heads (at least ten) on which controls that cost calls are run."""
-    n = min(len(heads), max(MIN_CONTROLS, round(CONTROL_SHARE * len(heads))))
-    order = np.random.default_rng(seed).permutation(len(heads))
-    return {heads[i] for i in order[:n]}
-
-
-def donor_descriptions(head: Head, described: Mapping[Head, Description], seed: int) -> list[Description]:
-    """Other heads' descriptions for the shuffled control: other labels only, since twins are no null."""
-    own = described[head]
-    others = [h for h, d in described.items() if h != head and d.label != own.label and d.looks_at != own.looks_at]
-    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(others))
-    return [described[others[i]] for i in order[:DONORS]]

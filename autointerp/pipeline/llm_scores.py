@@ -1,0 +1,232 @@
+"""Scorers that ask the language model, for all heads of a run: their items, their controls, and the order of asking.
+
+Items are chosen before any description is known. A seeded fifth of the heads (at least ten) runs the controls that
+cost calls: other heads' descriptions, and a guess of the LLM that saw no evidence (scoring_validity rule 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from autointerp.config import RunConfig
+from autointerp.errors import ModelError
+from autointerp.evidence.collect import Progress
+from autointerp.model import LanguageModel
+from autointerp.pipeline.describing import Pace, run_together
+from autointerp.records import Description, Domain, Failure, Head, Score, Unscored
+from autointerp.scoring.activity import row_states
+from autointerp.scoring.asking import Asker, Controls, Question
+from autointerp.scoring.detection import Detector
+from autointerp.scoring.detection_items import DetectionItem, choose_detection_items
+from autointerp.scoring.effect import Effect, EffectItems, claimed_effect, effect_without_llm
+from autointerp.scoring.effect_rows import CandidatePool, effect_rows
+from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.no_evidence import describe_without_evidence
+from autointerp.scoring.pointing import Pointer, PointingItem, choose_items
+from autointerp.scoring.predicted import GENERIC
+from autointerp.scoring.suite import HeldOut
+
+LLM_SCORERS = ("pointing", "detection", "effect")
+CONTROL_SHARE, MIN_CONTROLS, DONORS, MIN_DONORS = 0.2, 10, 5, 3
+ORDER_SHARE = 0.1
+NO_EVIDENCE = "no evidence"
+Scored = dict[Head, dict[str, Score | Unscored]]  # by scorer
+
+
+@dataclass(frozen=True)
+class ScorerItems:
+    """The held-out items of one domain; empty for a scorer that is not wanted."""
+
+    rows: HeldOutRows
+    pointing: Mapping[Head, Sequence[PointingItem]]
+    detection: Mapping[Head, Sequence[DetectionItem]]
+    effect: Mapping[Head, EffectItems]
+
+    def of(self, scorer: str, head: Head) -> Any:
+        found: Mapping[Head, Any] = getattr(self, scorer)
+        return found[head]
+
+
+Items = Mapping[Domain, ScorerItems]
+
+
+def scorer_items(
+    config: RunConfig, model: LanguageModel, held_out: HeldOut, heads: Sequence[Head], batch_size: int
+) -> dict[Domain, ScorerItems]:
+    """Items of all heads in every domain; without an LLM only those that need none."""
+    asked = set(config.scorers) & set(LLM_SCORERS) if config.explainer == "llm" else set(config.scorers) & {"effect"}
+    found: dict[Domain, ScorerItems] = {}
+    for domain, rows in held_out.test.items():
+        pointing = choose_items(model, rows, heads, config.seed, batch_size) if "pointing" in asked else {}
+        detection: Mapping[Head, Sequence[DetectionItem]] = {}
+        effect: Mapping[Head, EffectItems] = {}
+        if asked & {"detection", "effect"}:
+            states = row_states(model, held_out.select[domain], rows, heads, batch_size)
+            if "detection" in asked:
+                detection = choose_detection_items(rows, states, config.seed)
+            if "effect" in asked:
+                pool = CandidatePool.of(model, [held_out.select["text"], held_out.test["text"]])
+                try:
+                    effect = effect_rows(model, rows, states, pool, config.seed, batch_size)
+                except ModelError as error:
+                    effect = dict.fromkeys(heads, Unscored(scorer="effect", reason=str(error)))
+        found[domain] = ScorerItems(rows, pointing, detection, effect)
+    return found
+
+
+class Scorer(Protocol):
+    """Scores one description with the language model."""
+
+    async def score(self, head: Head, description: Description, controls: Controls, items: Any) -> Score | Unscored:
+        """A number with its controls, or why there is none."""
+        ...
+
+    def lacks(self, items: Any) -> Unscored | None:
+        """Why these items give no score, whatever is said of them."""
+        ...
+
+    def question(self, head: Head, description: Description, items: Any) -> Question[Any]:
+        """What the first call asks."""
+        ...
+
+
+def scorers(
+    config: RunConfig, asker: Asker, strings: Sequence[str], rows: HeldOutRows, heads: Sequence[Head]
+) -> dict[str, Scorer]:
+    """The wanted scorers on one domain."""
+    twice = frozenset() if asker.repeats > 1 else order_heads(heads, config.seed)
+    known: dict[str, Scorer] = {
+        "pointing": Pointer(asker, strings, rows),
+        "detection": Detector(asker, strings, rows, twice),
+        "effect": Effect(asker, strings, rows),
+    }
+    return {name: known[name] for name in LLM_SCORERS if name in config.scorers}
+
+
+@dataclass(frozen=True)
+class LlmScoring:
+    """Everything that asking about all heads needs."""
+
+    config: RunConfig
+    asker: Asker
+    strings: Sequence[str]
+    heads: Sequence[Head]
+    items: Items
+    described: Mapping[Head, Description]
+    pace: Pace
+
+
+async def score_with_llm(scoring: LlmScoring, into: Scored, progress: Progress) -> list[str]:
+    """Fills `into` as it goes, so that what was paid for is kept; returns notes for the user."""
+    described, config = scoring.described, scoring.config
+    controlled = control_heads(scoring.heads, config.seed)
+    by_domain = {
+        domain: scorers(config, scoring.asker, scoring.strings, items.rows, scoring.heads)
+        for domain, items in scoring.items.items()
+    }
+    names = [name for name in LLM_SCORERS if name in config.scorers]
+    guess = await describe_without_evidence(scoring.asker) if names and controlled & set(described) else None
+
+    async def one(head: Head, name: str) -> None:
+        domain = described[head].domain
+        scored = into.setdefault(head, {})
+        if domain not in by_domain:
+            scored[name] = Unscored(scorer=name, reason=f"no held-out rows of {domain}")
+            return
+        items = scoring.items[domain].of(name, head)
+        controls = controls_of(head, name, described, guess, config.seed) if head in controlled else {}
+        scored[name] = await by_domain[domain][name].score(head, described[head], controls, items)
+        progress("asking for scores", sum(map(len, into.values())), len(described) * len(names))
+
+    await run_together([partial(one, head, name) for head in described for name in names], scoring.pace)
+    return [f"no control {NO_EVIDENCE!r}: {guess.reason}"] if isinstance(guess, Failure) else []
+
+
+def score_signs(config: RunConfig, items: Items, outcomes: Mapping[Head, Description | Failure], into: Scored) -> None:
+    """The effect score that needs no LLM, for descriptions whose labels say what becomes of the attended token."""
+    if "effect" not in config.scorers:
+        return
+    for head, outcome in outcomes.items():
+        if isinstance(outcome, Failure) or outcome.abstained or claimed_effect(outcome) is None:
+            continue
+        if outcome.domain in items:
+            rows = items[outcome.domain].effect[head]
+            into.setdefault(head, {})["effect_sign"] = effect_without_llm(outcome, rows, outcome.domain, config.seed)
+
+
+def scores_of(
+    config: RunConfig, outcome: Description | Failure, scored: Mapping[str, Score | Unscored]
+) -> list[Score | Unscored]:
+    """What was scored of a head, and an Unscored for each wanted scorer that was never asked about it."""
+    if isinstance(outcome, Failure):
+        return list(scored.values())
+    asks = config.explainer == "llm"
+    why = "the run stopped before it was asked" if asks else "no language model in this run"
+    why = "the explainer abstained" if outcome.abstained else why
+    missing = [name for name in LLM_SCORERS if name in config.scorers and name not in scored]
+    return [*scored.values(), *(Unscored(scorer=name, reason=why) for name in missing)]
+
+
+def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:
+    """The seeded fifth of the heads (at least ten) on which controls that cost calls are run."""
+    return set(_drawn(heads, seed, max(MIN_CONTROLS, round(CONTROL_SHARE * len(heads)))))
+
+
+def order_heads(heads: Sequence[Head], seed: int) -> frozenset[Head]:
+    """The seeded tenth of the heads (at least one) that are asked in a second order (scoring_validity rule 18)."""
+    return frozenset(_drawn(heads, seed, max(1, round(ORDER_SHARE * len(heads)))))
+
+
+def _drawn(heads: Sequence[Head], seed: int, n: int) -> list[Head]:
+    order = np.random.default_rng(seed).permutation(len(heads))
+    return [heads[i] for i in order[: min(n, len(heads))]]
+
+
+def controls_of(
+    head: Head, scorer: str, described: Mapping[Head, Description], guess: Description | Failure | None, seed: int
+) -> dict[str, list[Description]]:
+    """The nulls of one head: other descriptions, and the guess without evidence (left out where there was none)."""
+    donors = donor_descriptions(head, described, seed, effect=scorer == "effect")
+    if len(donors) >= MIN_DONORS:
+        controls = {f"shuffled explanation ({len(donors)} donors)": donors}
+    else:
+        controls = {f"generic descriptions ({DONORS})": generic_descriptions(head, seed)}
+    return controls | ({NO_EVIDENCE: [guess]} if isinstance(guess, Description) else {})
+
+
+def donor_descriptions(
+    head: Head, described: Mapping[Head, Description], seed: int, *, effect: bool = False
+) -> list[Description]:
+    """Other heads' descriptions for the shuffled control, since twins are no null: of other labels; for claims about
+    the effect of other effects."""
+    own = described[head]
+
+    def differs(other: Description) -> bool:
+        if effect:
+            same = claimed_effect(other) == claimed_effect(own) is not None
+            return bool(other.writes.strip()) and other.writes != own.writes and not same
+        return other.label != own.label and other.looks_at != own.looks_at
+
+    others = [h for h, d in described.items() if h != head and differs(d)]
+    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(others))
+    return [described[others[i]] for i in order[:DONORS]]
+
+
+def generic_descriptions(head: Head, seed: int) -> list[Description]:
+    """The product's fixed wrong descriptions, for runs with too few others to shuffle."""
+    names = list(GENERIC)
+    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(names))
+    return [
+        Description(
+            summary=f"generic: {names[i]}",
+            looks_at=f"Every token attends to {names[i]}.",
+            writes=f"Raises {names[i]} as the next token.",
+            label="other",
+        )
+        for i in order[:DONORS]
+    ]
