@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import re
 import zlib
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from autointerp.report import card_text, html, write_reports
 from autointerp.report.command import head_command
 from autointerp.report.csv import COLUMNS, read_heads_csv
 from autointerp.report.data import card, example_json
+from autointerp.report.figures import calibration, scatter
 from autointerp.report.summary import Summary, margin_group
 
 KINDS = ("supported", "partly", "refuted", "rule", "first_token", "abstained", "failed", "unscored")
@@ -317,3 +319,24 @@ def test_discoveries_retrieval_and_words_over_a_run() -> None:
     assert (first, reciprocal, chance) == pytest.approx((0.25, (1 + 1 / 1.5 + 1 / 4 + 1 / 2) / 4, 0.05))
     assert low < 0.25 < high
     assert summary.words == [5, 5, 5, 5]
+
+
+def test_figures_of_the_run_page_are_where_their_numbers_say() -> None:
+    summary = Summary()
+    summary.effects = [
+        ("L0H0", 1e-3, 0.5, "supported"),
+        ("L0H1", 1e-1, -0.1, "refuted"),
+        ("L0H2", math.nan, 0.2, "partly"),
+    ]
+    found = scatter(summary)
+    assert found is not None
+    assert [(d.head, d.x, d.y) for d in found.dots] == [("L0H0", 0.0, 0.0), ("L0H1", 280.0, 130.0)]
+    assert found.zero == pytest.approx(130 * 0.5 / 0.6, abs=0.1)
+    assert found.ticks == ((0.0, "1e-3"), (140.0, "1e-2"), (280.0, "1e-1"))
+    assert scatter(Summary()) is None
+    assert calibration(Summary()) is None
+    summary.stated = [(0.9, True), (0.9, True), (0.9, False), (0.3, False)]
+    drawn = calibration(summary)
+    assert drawn is not None
+    assert [(b.x, b.y) for b in drawn.bins] == [(84.0, 130.0), (252.0, pytest.approx(130 / 3, abs=0.1))]
+    assert drawn.error == pytest.approx((3 * (0.9 - 2 / 3) + 0.3) / 4)

@@ -25,13 +25,14 @@ from autointerp import __version__
 from autointerp.records import LABELS, HeadReport
 from autointerp.report.csv import COLUMNS, DETECTORS, Value
 from autointerp.report.data import number, trimmed
+from autointerp.report.figures import calibration, scatter
 from autointerp.report.overview import Overview, text_of
 from autointerp.report.summary import VERDICTS, Summary, margin_group
 
 PLAIN_BYTES = 10_000_000
 PAGE_BYTES = 24_000_000
 _TEMPLATES = Path(__file__).parent / "templates"
-_SCRIPTS = ("dom.js", "heatmap.js", "table.js", "examples.js", "card.js", "main.js")
+_SCRIPTS = ("dom.js", "heatmap.js", "table.js", "examples.js", "scorecard.js", "card.js", "main.js")
 _TIERS = ((5, True), (3, True), (1, True), (1, False))
 Json = dict[str, Any]
 Tier = tuple[int, bool]  # examples of a stratum, and whether prompts are kept
@@ -91,6 +92,8 @@ def page(overview: Overview, entries: Sequence[HeadEntry]) -> str:
         verdicts=[(name, overview.summary.verdicts[name]) for name in VERDICTS],
         tiles=_tiles(overview.summary),
         curve=_curve(overview.summary),
+        scatter=scatter(overview.summary),
+        calibration=calibration(overview.summary),
         version=__version__,
         style=Markup(style),
         script=Markup(script),

@@ -54,6 +54,8 @@ class Summary:
     p_values: list[float] = field(default_factory=list)  # of the margins
     ranks: list[tuple[float, int]] = field(default_factory=list)  # retrieval rank, heads ranked
     words: list[int] = field(default_factory=list)
+    effects: list[tuple[str, float, float, str]] = field(default_factory=list)  # head, ablation KL, margin, verdict
+    stated: list[tuple[float, bool]] = field(default_factory=list)  # confidence, supported
 
     def add(self, report: HeadReport) -> None:
         """Count one head."""
@@ -71,8 +73,7 @@ class Summary:
             confidence = report.description.confidence
             self.margins.append((confidence if math.isfinite(confidence) else 0.0, judged.margin))
             self._add_margin_p(report)
-        if report.description is not None and report.status == "described":
-            self.words.append(len(f"{report.description.looks_at} {report.description.writes}".split()))
+        self._add_described(report)
         if judged.coverage is not None and math.isfinite(judged.coverage):
             self.coverages.append(judged.coverage)
         score = headline(report)
@@ -85,6 +86,16 @@ class Summary:
         self.tokens_in += made.prompt_tokens
         self.tokens_out += made.completion_tokens
         self.repairs += made.repairs
+
+    def _add_described(self, report: HeadReport) -> None:
+        said, judged = report.description, report.judgement
+        if said is None or report.status != "described":
+            return
+        self.words.append(len(f"{said.looks_at} {said.writes}".split()))
+        if judged.margin is not None:
+            self.effects.append((str(report.head), report.ablation_kl.value, judged.margin, judged.verdict))
+        if judged.verdict != "unscored" and math.isfinite(said.confidence):
+            self.stated.append((said.confidence, judged.verdict == "supported"))
 
     def _add_margin_p(self, report: HeadReport) -> None:
         """The p-value of the control that the margin is measured against."""

@@ -44,8 +44,7 @@ function scoresSection(card) {
     fmt(score.chance), fmt(score.prevalence), fmt(score.n_items), fmt(score.n_docs), score.state,
     score.details.map(([name, value]) => `${words(name)} ${typeof value === 'number' ? fmt(value) : value ?? NONE}`).join(' · ')]);
   const parts = rows.length ? [table(['scorer', 'metric', 'on', 'value', '95 %', 'chance', 'prevalence', 'items', 'documents', 'state', 'details'], rows, [3, 4, 5, 6, 7, 8])] : [];
-  if (card.unscored.length) parts.push(h('h4', {}, 'Without a number'), h('dl', {}, card.unscored.map(([scorer, reason]) => [h('dt', {}, words(scorer)), h('dd', {}, reason)])));
-  return parts.length ? section('All scores', '', ...parts) : null;
+  return parts.length ? section('All scores, in full', '', h('details', { class: 'more' }, h('summary', {}, 'every number'), ...parts)) : null;
 }
 
 function failuresSection(card) {
