@@ -22,7 +22,8 @@ ENV_NAMES = {
 }
 
 
-SCORERS = ("predicate", "pointing", "detection", "effect", "conditional_ablation", "patching", "ablation")
+DEFAULT_SCORERS = ("predicate", "pointing", "detection", "effect", "conditional_ablation", "patching", "ablation")
+SCORERS = (*DEFAULT_SCORERS, "probe")
 
 
 class RunConfig(BaseModel):
@@ -46,7 +47,7 @@ class RunConfig(BaseModel):
     max_reply_tokens: int = 700
     prompts: str = ""
     instruction: str = ""
-    scorers: tuple[str, ...] = SCORERS
+    scorers: tuple[str, ...] = DEFAULT_SCORERS
     agent: str = "off"
     lenses: tuple[str, ...] = ()
     blind: bool = True

@@ -40,7 +40,7 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
         "--llm is set, else detectors")  # fmt: skip
     add("--prompts", metavar="DIR", help="folder whose templates win over the shipped ones, name by name")
     add("--instruction", metavar="TEXT", help="text added to the explain prompt")
-    add("--scorers", metavar="LIST", help=f"comma-separated; all by default: {','.join(SCORERS)}")
+    add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(SCORERS)} (all but probe)")
     server_options(parser)
     group = parser.add_argument_group("budget")
     add = group.add_argument

@@ -35,7 +35,7 @@ from autointerp.prompting import VARIABLES
 from autointerp.records import Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
-from autointerp.scoring.causal import CONDITIONAL, PATCHING
+from autointerp.scoring.causal import INSIDE
 from autointerp.scoring.head_values import ExplainMeans, value_means
 from autointerp.scoring.suite import CausalInputs, HeadScores, HeldOut, Suite, SuiteSpec
 from autointerp.scoring.token_identity import IdentityTable, learn_identity
@@ -204,7 +204,7 @@ class _Job:
             self._options.settings.batch_size,
             self._config.scorers,
             self._identity(inputs) if "predicate" in self._config.scorers else None,
-            self._causal(inputs, collected, held_out) if {CONDITIONAL, PATCHING} & set(self._config.scorers) else None,
+            self._causal(inputs, collected, held_out) if INSIDE & set(self._config.scorers) else None,
         )
         outcomes = {head: e.outcome for head, e in explanations.items()}
         rivals = (

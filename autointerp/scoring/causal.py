@@ -1,4 +1,4 @@
-"""The causal scorers over all claims of one domain: conditional ablation and the patching check.
+"""The scorers that look inside the head, over all claims of one domain: conditional ablation, patching, probes.
 
 The claims of a domain share their test rows (one window a document first), the mean values of the explain split, and
 their shuffled control: another description of the run whose predicted pairs have IoU < .5 with a head's own on select,
@@ -24,10 +24,12 @@ from autointerp.scoring.patch_edits import PatchSpec
 from autointerp.scoring.patching import PatchClaim, score_patching
 from autointerp.scoring.predicate_score import TWIN
 from autointerp.scoring.predicted import GENERIC, PredictedPairs, overlap
+from autointerp.scoring.probes import PROBE, score_probes
 
 WINDOWS = 96
 PATCH_ROWS = 10
 CONDITIONAL, PATCHING = "conditional_ablation", "patching"
+INSIDE = frozenset({CONDITIONAL, PATCHING, PROBE})
 Progress = Callable[[str, int, int], None]
 
 
@@ -92,6 +94,11 @@ class CausalScorers:
                 for head, claim in self._claims.items()
             },
         )
+
+    def probes(self, progress: Progress) -> dict[Head, Score | Unscored]:
+        """Whether the heads' outputs carry the tokens that their descriptions name."""
+        claims = {head: claim.predicate for head, claim in self._claims.items()}
+        return score_probes(self._spec.model, self._pairs, claims, self._spec.seed, progress)
 
     def _claim(self, head: Head) -> Claim:
         claim = self._claims[head]

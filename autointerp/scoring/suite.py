@@ -21,12 +21,13 @@ from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
 from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
 from autointerp.scoring.ablation import Effects, ablate_heads
-from autointerp.scoring.causal import CONDITIONAL, PATCHING, CausalClaim, CausalScorers, CausalSpec
+from autointerp.scoring.causal import CONDITIONAL, INSIDE, PATCHING, CausalClaim, CausalScorers, CausalSpec
 from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.head_values import ExplainMeans
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
 from autointerp.scoring.predicted import GENERIC, POSITIONAL_RIVALS, PredictedPairs, overlap
+from autointerp.scoring.probes import PROBE
 from autointerp.scoring.retrieval import Retrieval
 from autointerp.scoring.tallies import LayerTallies, tally
 from autointerp.scoring.token_identity import THRESHOLDS, IdentityPredictions, IdentityTable
@@ -104,7 +105,7 @@ class Suite:
         for head, outcome in outcomes.items():
             if _predicate(outcome) is None and "predicate" in self._spec.scorers:
                 found[head].unscored.append(Unscored(scorer="predicate", reason=_why_not(outcome)))
-        if self._spec.causal is not None and {CONDITIONAL, PATCHING} & set(self._spec.scorers):
+        if self._spec.causal is not None and INSIDE & set(self._spec.scorers):
             for domain in self._spec.held_out.test:
                 self._causal(domain, self._spec.causal, outcomes, found)
         if "ablation" in self._spec.scorers:
@@ -137,6 +138,8 @@ class Suite:
         if PATCHING in spec.scorers:
             self._progress(f"patching on {domain}", 0, 0)
             results.append(scorers.patching())
+        if PROBE in spec.scorers:
+            results.append(scorers.probes(self._progress))
         for result in results:
             for head, score in result.items():
                 into: list[Any] = found[head].scores if isinstance(score, Score) else found[head].unscored
