@@ -61,7 +61,7 @@ class Settings(BaseModel):
     api_key: SecretStr | None = None
     llm: str = ""
     base_url: str = ""
-    timeout: float = Field(default=300.0, gt=0)
+    timeout: float = Field(default=600.0, gt=0)
     concurrency: int = Field(default=8, ge=1, le=256)
     batch_size: int = Field(default=8, ge=1)
     retry_base: float = Field(default=1.0, gt=0)  # seconds before the first retry

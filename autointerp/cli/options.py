@@ -56,7 +56,7 @@ def server_options(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--llm", metavar="NAME", help="model name (AUTOINTERP_LLM), scripted:FILE or recorded:RUN")
     add("--base-url", metavar="URL", help="of the OpenAI-compatible server, with /v1 (OPENAI_BASE_URL)")
-    add("--timeout", type=float, metavar="S", help="seconds for one request (300)")
+    add("--timeout", type=float, metavar="S", help="seconds for one request (600)")
     add("--concurrency", type=int, metavar="N", help="requests in flight (8)")
 
 
