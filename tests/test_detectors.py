@@ -46,7 +46,7 @@ from autointerp.evidence.detector_output import (
 )
 from autointerp.evidence.detector_readings import Kind, Summary, percentiles, readings, row_mean
 from autointerp.evidence.detector_suppression import measure_suppression
-from autointerp.evidence.detector_targets import nearest_mask, text_masks
+from autointerp.evidence.detector_targets import last_cells, text_masks
 from autointerp.evidence.detectors import DetectorInputs, DetectorSpec, labels_of, run_detectors
 from autointerp.model import LanguageModel, Layer, Readout, load_model, random_twin
 from autointerp.predicate.tokens import TokenTable
@@ -152,9 +152,9 @@ def test_text_cells_by_hand() -> None:
     assert cells("previous_token") == [[d, d - 1] for d in range(2, 7)]
     assert cells("current_token") == [[d, d] for d in range(2, 7)]
     assert cells("first_token") == [[d, 0] for d in range(1, 7)]
-    wanted = torch.tensor([[False, True, False, False, True, False, False, False]])
-    near = nearest_mask(wanted, real)
-    assert torch.nonzero(near[0]).tolist() == [[2, 1], [3, 1], [4, 1], [5, 4], [6, 4]]
+    assert cells("duplicate_token/last") == [[3, 1], [5, 3], [6, 5]]
+    assert cells("induction/last") == [[3, 2], [5, 2], [6, 2]]
+    assert not last_cells(torch.zeros(1, 3, 3, dtype=torch.bool)).any()
 
 
 def test_heads_are_relabelled_with_their_columns() -> None:
@@ -204,6 +204,9 @@ def test_punctuation_classes_and_own_tokens() -> None:
     assert value[2] < 2 * even[2]
     assert row_mean(found["class/own"].value)[3] == pytest.approx(1)
     assert row_mean(found["class/own"].value)[0] == 0
+    near = row_mean(found["punctuation"].more["nearest"])
+    assert 0 < near[0] < 0.9  # spread over all commas, of which the last is one
+    assert near[0] == pytest.approx(row_mean(found["class/own"].more["nearest"])[3])
     assert row_mean(found["class/punctuation"].more["expected"])[0] == pytest.approx(
         row_mean(found["class/punctuation"].uniform)[0], rel=1e-5
     )  # without a table of shares, positions are expected to count the same
@@ -288,6 +291,18 @@ def test_delimiters_nest_and_match() -> None:
     assert rows.closing.any()
     assert rows.inside.any()
     assert rows.other.any()
+
+
+def test_other_signs_stand_between_an_opening_and_what_follows_it() -> None:
+    words, others = np.arange(9, 49), np.array([60, 61])
+    rows = delimiter_rows([(1, 2), (3, 4)], words, (20, 64), np.random.default_rng(0), 0, others)
+    signs = np.isin(rows.ids, [1, 2, 3, 4, 60, 61])
+    places = np.arange(64)
+    for which in (rows.closing, rows.inside):
+        assert which.any()
+        for row, dst, opening in np.argwhere(which).tolist():
+            last = places[:dst][signs[row, :dst]].max()
+            assert last > opening  # the last sign is another one
 
 
 def test_delimiter_matching_is_one_for_a_matching_head() -> None:
@@ -378,6 +393,17 @@ def test_labels_in_order() -> None:
     assert labels_of([]) == ()
 
 
+def test_a_position_is_left_to_the_class_that_stands_there() -> None:
+    """A head on punctuation looks two back in a fifth of all rows, because punctuation is often there."""
+    signs = reading("punctuation", 4.8, value=0.98)
+    near = reading("fixed_offset", 5.8, value=0.21)
+    assert labels_of([signs, near, reading("previous_token", 5.3, value=0.2)]) == ("punctuation",)
+    assert labels_of([signs, near, reading("fixed_offset", 9, "repeats")]) == ("fixed_offset", "punctuation")
+    assert "fixed_offset" in labels_of([reading("punctuation", 4.8, value=0.7), near])  # a third is left over
+    assert "previous_token" in labels_of([signs, reading("previous_token", 20, value=0.6)])
+    assert "induction" in labels_of([signs, reading("induction", 20, value=0.2)])
+
+
 # -- output side ---------------------------------------------------------------------------------------------
 
 
@@ -451,6 +477,33 @@ def test_successor_and_relations_on_what_the_vocabulary_has() -> None:
     assert found.uniform[0, 4] == pytest.approx(0.1)
     assert found.uniform[-1, 4] == pytest.approx(1 / 26)
     assert measure_relations(model, readout, words) == {}  # fewer than 30 pairs
+
+
+def test_lists_are_spelt_as_the_text_spells_them() -> None:
+    strings = ["<s>", *(str(n) for n in range(12)), *(f" {n}" for n in range(1, 12)), *"ABCDE"]
+    spaced = np.arange(13, 24)
+    is_word = np.zeros(len(strings), dtype=bool)
+    for met, expected in ((spaced, spaced), (np.arange(1, 13), np.arange(1, 13)), (spaced[:0], np.arange(1, 13))):
+        words = Vocabulary.of(strings, met, is_word, 0)
+        assert words.lists[0] == ("numerals", tuple(expected.tolist()))
+
+
+def test_a_write_that_lowers_everything_a_little_singles_out_nothing() -> None:
+    """Raising a few tokens lowers all others, the attended one among them; that is no suppression."""
+    base = tiny_model()
+    text = windows(base, n=6)
+    ids = text.ids
+    chosen = torch.tril(torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool), -1).expand(len(ids), -1, -1).clone()
+    chosen[:, :, 0] = False
+    chosen[:, :, 3] = False  # sources to compare with
+    readout = Readout.of(base, base.to_ids(text.some(4).ids))
+    measured, _ = measure_suppression(planted(same_everywhere(*[uniform] * 4)), readout, text, (ids, [chosen, chosen]))
+    for name in ("lowered", "singled_out"):
+        share = measured.more[name]
+        assert ((share >= 0) & (share <= 1) | np.isnan(share)).all()
+    assert np.nanmean(measured.more["lowered"]) == pytest.approx(0.5, abs=0.35)
+    assert np.nanmean(measured.more["singled_out"]) < 0.35
+    assert (np.nan_to_num(measured.more["singled_out"]) <= np.nan_to_num(measured.more["lowered"]) + 1e-6).all()
 
 
 def test_copy_suppression_by_hand() -> None:

@@ -65,7 +65,7 @@ def handmade(*readings: Reading, sink: float = 0.1, writes: tuple[float, float] 
         ([reading("fixed_offset", offset=3)], "fixed_offset", "distance == 3", "text"),
         ([reading("punctuation")], "punctuation", "src.is_punctuation", "text"),
         (
-            [reading("punctuation"), reading("punctuation_nearest", value=0.5)],
+            [reading("punctuation", nearest=0.5)],
             "punctuation", "nearest(src.is_punctuation and distance > 0)", "text",
         ),
         ([reading("token_class", **{"class": "numeral"})], "token_class", "src.is_number", "text"),
@@ -115,6 +115,37 @@ def test_writing_is_read_from_the_output_side() -> None:
     assert describe(handmade(reading("anti_copying", "parameters"), writes=(-0.1, 0.2))).labels == ()
 
 
+def test_the_last_of_several_is_claimed_where_it_takes_most() -> None:
+    def claimed(*readings: Reading) -> str | None:
+        return describe(handmade(*readings)).predicate
+
+    assert claimed(reading("duplicate_token", nearest=0.55)) == "nearest(src == dst and distance > 0)"
+    assert claimed(reading("duplicate_token", nearest=0.2)) == "src == dst and distance > 0"
+    on_text = reading("induction", "text", 0.6, nearest=0.58)
+    assert claimed(reading("induction", "repeats", 0.9), on_text) == "nearest(src.prev == dst and distance > 0)"
+    numbers = reading("token_class", **{"class": "numeral", "nearest": 0.59})
+    assert claimed(numbers) == "nearest(src.is_number and distance > 0)"
+    said = describe(own([" red", " blue"], nearest=0.6))
+    assert said.predicate == 'nearest(src.text in {" red", " blue"} and distance > 0)'
+    assert "last" in said.looks_at
+
+
+def test_copy_suppression_on_text_is_a_function_of_its_own() -> None:
+    """Attending to what is about to be said looks like induction where induction says it."""
+    found = [reading("induction", "repeats", lift=50), reading("copy_suppression", "text", lift=80)]
+    said = describe(handmade(*found, reading("anti_copying", "parameters", lift=50)))
+    assert (said.label, said.labels) == ("copy_suppression", ("copy_suppression", "induction"))
+    assert said.predicate == "src.prev == dst and distance > 0"
+    assert describe(handmade(reading("copy_suppression", "text"))).abstained  # no rule to state
+
+
+def test_resting_on_the_first_token_is_no_further_function() -> None:
+    said = describe(handmade(reading("first_token", lift=90), reading("induction", "repeats", lift=9), sink=0.6))
+    assert said.labels == ("induction",)
+    assert "rests on the first position" in said.conditions
+    assert describe(handmade(reading("first_token"))).labels == ("first_token",)
+
+
 def test_a_head_with_several_labels_names_all() -> None:
     said = describe(handmade(reading("induction", "repeats", lift=40), reading("previous_token", lift=10), sink=0.5))
     assert said.labels == ("induction", "previous_token")
@@ -122,8 +153,8 @@ def test_a_head_with_several_labels_names_all() -> None:
     assert "50 % of its attention" in said.conditions
 
 
-def own(tokens: list[str]) -> Evidence:
-    base = handmade(reading("token_class", **{"class": "own"}))
+def own(tokens: list[str], **detail: Any) -> Evidence:
+    base = handmade(reading("token_class", **{"class": "own"}, **detail))
     totals = tuple(TokenTotal(token=t, part=0.1, base_rate=0.01) for t in tokens)
     return base.model_copy(update={"stats": base.stats.model_copy(update={"top_sources": totals})})
 

@@ -7,18 +7,19 @@ import shlex
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autointerp.cli.options import resolve
 from autointerp.cli.screen import Screen, say
+from autointerp.cli.sources import sources_of
 from autointerp.config import RunConfig, Settings, read_environment
 from autointerp.errors import BadInput
 from autointerp.records import Head
 
 if TYPE_CHECKING:
-    from autointerp.pipeline import JobResult, Sources
+    from autointerp.pipeline import JobResult
     from autointerp.pipeline.plan import Estimate
 
 RUNS = Path("runs")
@@ -60,7 +61,7 @@ def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from autointerp.pipeline import load_inputs
 
     with tempfile.TemporaryDirectory() as folder:
-        inputs = load_inputs(config, _sources(config), Path(folder))
+        inputs = load_inputs(config, sources_of(config), Path(folder))
         windows = SplitWindows(inputs.corpus.explain())
         tokens = {"src_token": arguments.token, "dst_token": arguments.dst_token}
         if arguments.random is not None:
@@ -97,7 +98,7 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         screen = Screen()
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as run:
             one = config.model_copy(update={"heads": str(head)})
-            inputs = load_inputs(one, _sources(config), Path(folder) / "cache")
+            inputs = load_inputs(one, sources_of(config), Path(folder) / "cache")
             collected = collected_evidence(run, inputs, [head], config.seed, settings.batch_size, screen)
         screen.close()
         evidence = collected.evidence[head]
@@ -142,13 +143,19 @@ def check_server(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     return 0
 
 
-def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, JobResult]:
+def resolved_run(arguments: argparse.Namespace, screen: Screen) -> tuple[RunConfig, Settings]:
+    """Config and settings of a command that describes heads; says which explainer was chosen, checks the templates."""
     config, settings = _resolved(arguments)
     _check_prompts(config)
-    screen = Screen()
     if arguments.explainer in (None, "auto"):
         screen.note(_chosen(config))
     _silence()
+    return config, settings
+
+
+def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, JobResult]:
+    screen = Screen()
+    config, settings = resolved_run(arguments, screen)
     from autointerp.pipeline import JobOptions, run_job
 
     folder = Path(arguments.out) if arguments.out else _default_folder(config)
@@ -156,7 +163,7 @@ def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, J
         screen.note(f"run folder: {folder} (give --out {folder} to go on after an interruption)")
     shown = [word.replace(settings.base_url, config.base_url) if settings.base_url else word for word in words]
     options = JobOptions(settings, shlex.join(["autointerp", *shown]), arguments.retry_failed, arguments.dry_run)
-    return screen, run_job(config, _sources(config), folder, options, screen)
+    return screen, run_job(config, sources_of(config), folder, options, screen)
 
 
 def _resolved(arguments: argparse.Namespace) -> tuple[RunConfig, Settings]:
@@ -189,18 +196,6 @@ def _check_prompts(config: RunConfig) -> None:
     Templates(Path(config.prompts) if config.prompts else None).check(VARIABLES)
 
 
-def _sources(config: RunConfig) -> Sources:
-    """What `demo` stands for."""
-    from autointerp.demo.corpus import held_out_texts
-    from autointerp.demo.model import weights_folder
-    from autointerp.pipeline import Sources
-
-    def texts() -> Iterable[str]:
-        return (document.text for document in held_out_texts())
-
-    return Sources(str(weights_folder()) if config.model == "demo" else config.model, texts)
-
-
 def _default_folder(config: RunConfig) -> Path:
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(config.model).name or config.model)
     return RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
@@ -224,6 +219,8 @@ def _say_estimate(estimate: Estimate) -> None:
         say(f"{purpose:<20} {calls:>8} {prompt:>14} {completion:>14}")
     cost = "unknown" if estimate.usd is None else f"{estimate.usd:.4f} USD"
     say(f"{'total':<20} {estimate.calls:>8}   cost at most {cost} ({estimate.price_source}); repairs not counted")
+    if estimate.note:
+        say(estimate.note)
 
 
 def _say_result(result: JobResult) -> None:

@@ -15,8 +15,14 @@ from typing import NoReturn
 
 from autointerp import __version__
 from autointerp.cli import commands
+from autointerp.cli.bench import bench_options
+from autointerp.cli.compare import compare_options
+from autointerp.cli.entity_lens import entity_lens_options
 from autointerp.cli.interrupt import INTERRUPTED, ends_on_interrupt
+from autointerp.cli.logit_lens import logit_lens_options
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
+from autointerp.cli.probe import probe, probe_options
+from autointerp.cli.selfie import selfie_options
 from autointerp.errors import AutointerpError
 
 
@@ -71,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"autointerp {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_describe_all, _describe_one, _multiples, _render, _report, _check):
+    for add in (
+        _describe_all, _describe_one, _multiples, _render, _report, _check, _compare, _probe,
+        _bench, _entity_lens, _selfie, _logit_lens,
+    ):  # fmt: skip
         add(subparsers)
     return parser
 
@@ -142,3 +151,30 @@ def _check(subparsers: Adder[argparse.ArgumentParser]) -> None:
     parser = _command(subparsers, "check-server", "show what an OpenAI-compatible server can do")
     server_options(parser)
     parser.set_defaults(run=commands.check_server)
+
+
+def _compare(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    compare_options(_command(subparsers, "compare", "two runs side by side: which heads changed, and margins"))
+
+
+def _probe(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    parser = _command(subparsers, "probe", "linear probes on a labelled dataset, with their controls; or apply one")
+    probe_options(parser)
+    parser.set_defaults(run=probe)
+
+
+def _bench(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    bench_options(_command(subparsers, "bench", "ground truth: planted heads, and how often nonsense passes"))
+
+
+def _entity_lens(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    text = "what a vector inside the model stands for, spelt out by the model itself"
+    entity_lens_options(_command(subparsers, "entity-lens", text))
+
+
+def _selfie(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    selfie_options(_command(subparsers, "selfie", "vectors inside the model in its own words, beside controls"))
+
+
+def _logit_lens(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    logit_lens_options(_command(subparsers, "logit-lens", "what the model would predict before each block"))

@@ -3,7 +3,8 @@
 1. Shares off the sink, over rows with mass of at least TAU and at least 8 allowed sources.
 2. share on the class; `available`: the class's part of the allowed sources of the same rows; `expected`: its part when
    each source gets the head's mean share at that distance (`expected_share` of the first pass), which is what a purely
-   positional head would give. share / available is the lift over uniform, share / expected the position lift.
+   positional head would give. share / available is the lift over uniform, share / expected the position lift;
+   `nearest`: the share on the last source of the class before the destination, a part of share.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class ClassShares:
     share: Float[Tensor, "class row head"]
     available: Float[Tensor, "class row head"]
     expected: Float[Tensor, "class row head"]
+    nearest: Float[Tensor, "class row head"]
 
 
 def counted_rows(
@@ -118,8 +120,19 @@ def class_shares(
     even = columns.cumsum(2) / n_allowed.clamp_min(1)[:, None, :, None]
     total = (expected @ allowed.transpose(1, 2)[:, None])[..., :1]
     positional = expected @ columns / total.clamp_min(1e-6)
+    near = _on_nearest(pattern, columns) / mass.clamp_min(TAU)[..., None]
     found = [
         torch.where(valid.any(-1)[..., None], (x * weight[..., None]).sum(2), torch.nan).permute(2, 0, 1)
-        for x in (inside, even, positional)
+        for x in (inside, even, positional, near)
     ]
     return ClassShares(*found)
+
+
+def _on_nearest(
+    pattern: Float[Tensor, "row head dst src"], columns: Float[Tensor, "row head src class"]
+) -> Float[Tensor, "row head dst class"]:
+    """Attention to the last earlier source of each class; 0 where there is none."""
+    places = torch.where(columns > 0, torch.arange(columns.shape[2], device=columns.device)[:, None], -1)
+    before = places.cummax(2).values.roll(1, 2)
+    before[:, :, 0] = -1
+    return pattern.gather(-1, before.clamp_min(0)) * (before >= 0)

@@ -150,14 +150,21 @@ def delimiter_rows(
     shape: tuple[int, int],
     generator: np.random.Generator,
     bos_id: int | None,
+    others: Int[np.ndarray, " token"] | None = None,
 ) -> DelimiterRows:
-    """`shape = (rows, positions)`: words with nested pairs of signs, one pair inside another, cut to the length."""
+    """`shape = (rows, positions)`: words with nested pairs of signs, one pair inside another, cut to the length.
+
+    `others`: signs that are no delimiters. One stands after the first word inside each pair, so that a head which looks
+    at the last sign of any kind does not pass for one that looks at the opening.
+    """
     n, size = shape
+    others = np.zeros(0, dtype=np.int64) if others is None else others
     ids = np.zeros(shape, dtype=np.int64)
     cells = np.zeros((3, n, size, size), dtype=bool)
     for row in range(n):
         order = iter(np.tile(generator.permutation(words), size // len(words) + 1).tolist())
-        writer = _Writer([] if bos_id is None else [bos_id], [], [])
+        signs_between = iter(generator.choice(others, size).tolist()) if len(others) else iter(())
+        writer = _Writer([] if bos_id is None else [bos_id], [], [], signs_between)
         while len(writer.ids) < size:
             writer.words(order, int(generator.integers(2, 5)))
             outer, inner = (pairs[int(k)] for k in generator.integers(0, len(pairs), 2))
@@ -175,9 +182,12 @@ class _Writer:
     ids: list[int]
     openings: list[int]
     marks: list[tuple[int, int, int]]  # kind 0 closing, 1 inside
+    between: Iterator[int]  # other signs
 
     def words(self, order: Iterator[int], n: int, opening: int | None = None) -> None:
-        for _ in range(n):
+        for number in range(n):
+            if opening is not None and number == 1:
+                self.ids += [sign for sign in [next(self.between, None)] if sign is not None]
             if opening is not None and len(self.ids) - opening >= NEAR:
                 self.marks.append((1, len(self.ids), opening))
             self.ids.append(next(order))

@@ -28,7 +28,6 @@ from autointerp.evidence.detector_targets import (
     LAST,
     Targets,
     last_sources,
-    nearest_mask,
     repeat_masks,
     text_masks,
 )
@@ -164,17 +163,17 @@ class _TextReader:
         self._model, self._plan = model, plan
         self._table = _Table(len(plan.text.lengths), model)
         self._names: tuple[str, ...] = ()
-        self._batch: tuple[int, Tensor, Masks, Targets, Targets] | None = None
+        self._batch: tuple[int, Tensor, Masks, Targets] | None = None
         width = plan.text.ids.shape[1]
         heads = model.n_layers * model.n_heads
         self._expected = expected_pattern(plan.expected_share, heads, width)
 
     def read(self, rows: slice, layer: Layer) -> None:
-        ids, masks, targets, near = self._prepared(rows)
+        ids, masks, targets = self._prepared(rows)
         pattern = layer.pattern.float()
         _put_targets(self._table, rows, layer, targets)
         self._table.put("previous_token/argmax_rate", rows, layer.index, _argmax_rate(layer, masks.allowed))
-        self._near(rows, Layer(layer.index, pattern, layer.v, layer.z), masks, near)
+        self._local(rows, Layer(layer.index, pattern, layer.v, layer.z), masks)
         heads = slice(layer.index * self._model.n_heads, (layer.index + 1) * self._model.n_heads)
         shared = torch.from_numpy(self._plan.classes.shared[:, rows]).to(ids.device)
         own = torch.from_numpy(self._plan.classes.own_of_token[heads]).to(ids.device)[:, ids].transpose(0, 1)
@@ -184,8 +183,9 @@ class _TextReader:
             self._table.put(f"class/{name}", rows, layer.index, found.share[k])
             self._table.put(f"class/{name}/uniform", rows, layer.index, found.available[k])
             self._table.put(f"class/{name}/expected", rows, layer.index, found.expected[k])
+            self._table.put(f"class/{name}/nearest", rows, layer.index, found.nearest[k])
 
-    def _prepared(self, rows: slice) -> tuple[Tensor, Masks, Targets, Targets]:
+    def _prepared(self, rows: slice) -> tuple[Tensor, Masks, Targets]:
         """Cells of a batch, made at its first layer; always from the unshuffled ids."""
         if self._batch is None or self._batch[0] != rows.start:
             model, text = self._model, self._plan.text
@@ -195,16 +195,13 @@ class _TextReader:
             start = int(model.bos_id is not None)
             real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
             targets = Targets.of(text_masks(ids, real, masks.allowed, start))
-            punctuation = torch.from_numpy(self._plan.classes.shared[CLASSES.index("punctuation"), rows]).to(ids.device)
-            near = Targets.of({"nearest": nearest_mask(punctuation & masks.allowed, masks.rows)})
-            self._names, self._batch = targets.names, (rows.start, ids, masks, targets, near)
+            self._names, self._batch = targets.names, (rows.start, ids, masks, targets)
         return self._batch[1:]
 
-    def _near(self, rows: slice, layer: Layer, masks: Masks, near: Targets) -> None:
-        """`local_context`, and the share on the nearest punctuation."""
+    def _local(self, rows: slice, layer: Layer, masks: Masks) -> None:
+        """`local_context`."""
         mass, valid, n_allowed = counted_rows(layer.pattern, masks)
         shares = layer.pattern * (valid / mass.clamp_min(TAU))[..., None]
-        self._table.put("nearest", rows, layer.index, near.values(shares)[:, 0])
         far = valid & (n_allowed >= 5 * LAST)[:, None]  # an even head gives the last 8 at most a fifth there
         inside = last_sources(shares)
         total = inside.sum(-1)
@@ -219,7 +216,5 @@ class _TextReader:
     def result(self) -> dict[str, Measured]:
         out = _collect(self._table, (*self._names, "local_context"))
         for name in CLASSES:
-            out[f"class/{name}"] = self._table.measured(f"class/{name}", ("expected",))
-        punctuation = out["class/punctuation"]
-        more = punctuation.more | {"nearest": self._table.found["nearest"]}
-        return out | {"punctuation": Measured(punctuation.value, punctuation.uniform, more)}
+            out[f"class/{name}"] = self._table.measured(f"class/{name}", ("expected", "nearest"))
+        return out | {"punctuation": out["class/punctuation"]}

@@ -14,7 +14,7 @@ vocabulary first, and on all of it only for tokens that the sample does not rule
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from autointerp.evidence.detector_measure import Measured, Values
 from autointerp.model import LanguageModel, Layer, Readout
 
 N_TOKENS, TOP, RELATION_TOP, LEAST_PAIRS = 100, 5, 10, 30
+LEAST_MEMBERS = 4  # of an ordered list
 _SCREEN, _CHUNK = 1024, 512
 Writes = list[Float[Tensor, "token head d_model"]]  # one a layer
 
@@ -55,7 +56,9 @@ class Vocabulary:
         enough = len(names) >= N_TOKENS // 2
         chosen = names if enough else words or [i for i in pool.tolist() if is_word[i]] or pool.tolist()
         known = {text: number for number, text in reversed(list(enumerate(strings)))}
-        lists = tuple((name, found) for name, members in ORDERED.items() if len(found := _ids(known, members)) >= 4)
+        met = frozenset(pool.tolist())
+        found = {name: _ids(known, met, members) for name, members in ORDERED.items()}
+        lists = tuple((name, ids) for name, ids in found.items() if len(ids) >= LEAST_MEMBERS)
         return cls(
             np.array(chosen[:N_TOKENS], dtype=np.int64),
             "capitalised words" if enough else "frequent words",
@@ -65,11 +68,16 @@ class Vocabulary:
         )
 
 
-def _ids(known: dict[str, int], members: Sequence[str]) -> tuple[int, ...]:
-    """Ids of the members that are single tokens, all with a leading space or all without, whichever finds more."""
-    spaced = [known[f" {m}"] for m in members if f" {m}" in known]
-    bare = [known[m] for m in members if m in known]
-    return tuple(spaced if len(spaced) >= len(bare) else bare)
+def _ids(known: dict[str, int], met: Collection[int], members: Sequence[str]) -> tuple[int, ...]:
+    """Ids of the members that are single tokens, all with a leading space or all without: the spelling of which the
+    text has met more, or else the one that finds more."""
+    spaced = tuple(known[f" {m}"] for m in members if f" {m}" in known)
+    bare = tuple(known[m] for m in members if m in known)
+
+    def use(ids: tuple[int, ...]) -> tuple[int, int]:
+        return sum(i in met for i in ids), len(ids)
+
+    return spaced if use(spaced) >= use(bare) else bare
 
 
 def _pairs(known: dict[str, int]) -> Int[np.ndarray, "pair 2"]:

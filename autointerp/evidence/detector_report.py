@@ -53,11 +53,12 @@ def repeat_readings(context: Context, real: Found, null: Sequence[Found]) -> Col
 
 def text_readings(context: Context, real: Found, null: Sequence[Found]) -> Columns:
     """Detectors on real text, and on generated delimiters."""
-    out = [_plain(context, Kind(name, "text"), real, null) for name in (*_REPEATS, "local_context")]
+    names = (*_REPEATS, "local_context")
+    out = [_plain(context, Kind(name, "text", {}, _last(real, name)), real, null) for name in names]
     out += [_offsets(context, "text", real, null), _punctuation(context, real, null)]
     generated = Kind("delimiter_matching", "text", {"data": "generated brackets and quotations"})
     suppression = real.get("copy_suppression")
-    gate = None if suppression is None else row_mean(suppression.more["lowered"]) > 0.5
+    gate = None if suppression is None else row_mean(suppression.more["singled_out"]) > 0.5
     out += [
         _plain(context, generated, real, null),
         _plain(context, Kind("copy_suppression", "text", gate=gate), real, null),
@@ -120,6 +121,11 @@ def _punctuation(context: Context, real: Found, null: Sequence[Found]) -> list[R
     value, uniform, expected = (row_mean(x) for x in (found.value, found.uniform, found.more["expected"]))
     kind = Kind("punctuation", "text", {}, _lift(value, expected), class_gate(value, uniform, expected), CLASS_LIFT)
     return _plain(context, kind, real, null)
+
+
+def _last(real: Found, name: str) -> dict[str, PerHead]:
+    """The part of a content detector's value that lies on the last of its sources."""
+    return {"nearest": row_mean(real[f"{name}/last"].value)} if f"{name}/last" in real else {}
 
 
 def _lift(value: PerHead, expected: PerHead) -> dict[str, PerHead]:

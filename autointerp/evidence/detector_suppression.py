@@ -4,7 +4,9 @@
    is read through the final norm and the unembedding.
 2. Value: mean share of the sources in P(d) minus that of the sources not in P(d) at the same distance bucket of the
    same row; its lift is the value over the latter.
-3. `lowered`: the fraction of those sources whose own token the head's write lowers (centred logits).
+3. `lowered`: the fraction of those sources whose own token the head's write lowers (centred logits); `singled_out`:
+   the fraction whose own token is in the lowest tenth of the vocabulary, since a write that raises a few tokens lowers
+   every other one a little.
 
 It does not compute the CSPA fraction, which needs one ablation a head.
 """
@@ -30,6 +32,7 @@ from autointerp.model.language_model import HookFunction
 
 PREDICTED = 10
 ROWS_PER_DOCUMENT = 16
+SAMPLED, LOWEST = 512, 0.1  # tokens of the vocabulary that a token's logit is ranked among
 Sets = list[Bool[Tensor, "row dst src"]]  # P by layer
 
 
@@ -41,6 +44,7 @@ class _Found:
     inside: list[Tensor] = field(default_factory=list)  # [row head]
     outside: list[Tensor] = field(default_factory=list)
     lowered: list[Tensor] = field(default_factory=list)
+    singled_out: list[Tensor] = field(default_factory=list)
 
 
 def measure_suppression(
@@ -63,12 +67,12 @@ def measure_suppression(
     ]  # fmt: skip
     with model.hooks(hooks):
         model.read_attention(ids, list(range(model.n_layers)), lambda layer: reader.read(layer, found))
-    inside, outside, lowered = (
-        torch.cat(parts, 1).double().cpu().numpy() for parts in (found.inside, found.outside, found.lowered)
+    inside, outside, lowered, singled_out = (
+        torch.cat(parts, 1).double().cpu().numpy()
+        for parts in (found.inside, found.outside, found.lowered, found.singled_out)
     )
-    return Measured(
-        inside - outside, outside, {"predicted": inside, "matched": outside, "lowered": lowered}
-    ), found.sets
+    more = {"predicted": inside, "matched": outside, "lowered": lowered, "singled_out": singled_out}
+    return Measured(inside - outside, outside, more), found.sets
 
 
 def _keeper(reader: _Reader, sets: Sets) -> HookFunction:
@@ -112,10 +116,12 @@ class _Reader:
         other = self._matched(shares, self._earlier & ~chosen)
         cells = (chosen[:, None] & valid[..., None] & ~torch.isnan(other)).float()
         count = cells.sum((2, 3))
+        lowered, singled_out = self._lowers(layer)
         for values, into in (
             (shares, found.inside),
             (other.nan_to_num(), found.outside),
-            (self._lowers(layer), found.lowered),
+            (lowered, found.lowered),
+            (singled_out, found.singled_out),
         ):
             mean = (values * cells).sum((2, 3)) / count.clamp_min(1)
             into.append(torch.where(count > 0, mean, torch.nan))
@@ -133,13 +139,21 @@ class _Reader:
         mean = total / torch.where(count > 0, count, torch.nan)[:, None]
         return mean.gather(3, bucket.expand(*shares.shape[:2], size, size))
 
-    def _lowers(self, layer: Layer) -> Float[Tensor, "row head dst src"]:
-        """1 where the write of a source lowers the logit of its own token; the same for every destination."""
-        model = self._model
+    def _lowers(self, layer: Layer) -> tuple[Float[Tensor, "row head dst src"], Float[Tensor, "row head dst src"]]:
+        """1 where the write of a source lowers the logit of its own token, and where it lowers it more than nine
+        tenths of the vocabulary; the same for every destination."""
+        model, to_logits = self._model, self._readout.to_logits
         v = model.expand_kv(layer.v.float() - model.v_constant(layer.index))
-        direction = self._readout.to_logits.T[self._ids]
-        effect = torch.einsum("bshk,hkm,bsm->bhs", v, model.W_O(layer.index), direction)
-        return (effect < 0).float()[:, :, None, :].expand(-1, -1, self._ids.shape[1], -1)
+        writes = torch.einsum("bshk,hkm->bshm", v, model.W_O(layer.index))
+        own = torch.einsum("bshm,bsm->bsh", writes, to_logits.T[self._ids])
+        some = to_logits[:, :: max(1, to_logits.shape[1] // SAMPLED)]
+        both = zip(writes, own, strict=True)  # row by row: all rows times the sample are too many numbers at once
+        below = torch.stack([(row @ some < own_row[..., None]).float().mean(-1) for row, own_row in both])
+        size = self._ids.shape[1]
+        lowered, singled_out = (
+            x.float().transpose(1, 2)[:, :, None, :].expand(-1, -1, size, -1) for x in (own < 0, below < LOWEST)
+        )
+        return lowered, singled_out
 
 
 def _spread(rows: Bool[Tensor, "row pos"], n: int) -> Bool[Tensor, "row pos"]:

@@ -80,7 +80,7 @@ def text_masks(
     """Cells of real text; `content`: real positions without control tokens, position 0 excluded where it is BOS.
 
     duplicate: all earlier sources with the destination's id. induction: all earlier sources whose previous token is
-    the destination's id (the destination itself is left to `current_token`).
+    the destination's id (the destination itself is left to `current_token`). `/last`: the last of these sources alone.
     """
     size = ids.shape[1]
     dst, src = _axes(size, ids.device)
@@ -88,16 +88,16 @@ def text_masks(
     equal = (ids[:, :, None] == ids[:, None, :]) & earlier
     after = torch.zeros_like(equal)
     after[:, :, 1:] = equal[:, :, :-1]
-    return positional_masks(real, start, size) | {"duplicate_token": equal, "induction": after & earlier}
+    content_masks = {"duplicate_token": equal, "induction": after & earlier}
+    last = {f"{name}/last": last_cells(cells) for name, cells in content_masks.items()}
+    return positional_masks(real, start, size) | content_masks | last
 
 
-def nearest_mask(wanted: Bool[Tensor, "row pos"], rows: Bool[Tensor, "row pos"]) -> Bool[Tensor, "row dst src"]:
-    """For each destination of `rows`, its nearest earlier source of the wanted kind."""
-    size = wanted.shape[1]
-    dst, src = _axes(size, wanted.device)
-    positions = torch.where(wanted, torch.arange(size, device=wanted.device), -1)
-    before = torch.nn.functional.pad(positions.cummax(1).values[:, :-1], (1, 0), value=-1)
-    return (src == before[:, :, None]) & rows[:, :, None] & (src < dst)
+def last_cells(cells: Bool[Tensor, "row dst src"]) -> Bool[Tensor, "row dst src"]:
+    """Of each destination's cells, the one with the last source."""
+    sources = torch.arange(cells.shape[2], device=cells.device)
+    last = torch.where(cells, sources, -1).amax(-1, keepdim=True)
+    return cells & (sources == last)
 
 
 def last_sources(pattern: Float[Tensor, "row head dst src"]) -> Float[Tensor, "row head dst last"]:

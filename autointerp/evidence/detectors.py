@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from autointerp.errors import BadInput, ModelError
 from autointerp.evidence.detector_classes import ClassMasks
 from autointerp.evidence.detector_data import (
+    PAIRS,
     DelimiterRows,
     TextRows,
     delimiter_pairs,
@@ -60,6 +61,8 @@ __all__ = [
 LARGE = 20_000_000
 CONTENT = ("duplicate_token", "induction")
 LABEL_OF = {"anti_copying": "copy_suppression"}  # the label of its own name otherwise
+POSITIONS = ("previous_token", "current_token", "fixed_offset", "local_context")
+CLASS_NAMES, NEARLY_ALL = ("punctuation", "token_class"), 0.9
 UNLABELLED = ("relation", "relation_suppression")
 
 
@@ -138,19 +141,31 @@ def labels_of(readings: Sequence[Reading]) -> tuple[str, ...]:
     """Labels that fire, strongest first; empty where none does.
 
     What the head attends to comes first, by lift over uniform (the larger of its data), then what it writes, by lift
-    over chance, then `first_token`: most heads rest there. A class label for punctuation is left to `punctuation`.
+    over chance, then `first_token`: most heads rest there. A class label for punctuation is left to `punctuation`, and
+    a position to the class that stands there (`_explained`).
     """
     best: dict[str, tuple[int, float]] = {}
     names = {r.name for r in readings if r.fires}
     for reading in readings:
         same = reading.name == "token_class" and reading.detail.get("class") == "punctuation" and "punctuation" in names
-        if not reading.fires or same or reading.name in UNLABELLED:
+        if not reading.fires or same or reading.name in UNLABELLED or _explained(reading, readings):
             continue
         label = LABEL_OF.get(reading.name, reading.name)
         group = 2 if label == "first_token" else int(reading.data == "parameters")
         place = (group, -reading.lift_over_uniform)
         best[label] = min(best.get(label, place), place)
     return tuple(sorted(best, key=lambda label: (best[label], label)))
+
+
+def _explained(reading: Reading, readings: Sequence[Reading]) -> bool:
+    """Whether a position on text is only where a class of tokens tends to stand: nearly all attention is on the class,
+    less than half of it at the position, and on random tokens the position does not fire."""
+    if reading.name not in POSITIONS or reading.data != "text":
+        return False
+    fired = [r for r in readings if r.fires]
+    anywhere = any(r.name == reading.name and r.data == "repeats" for r in fired)
+    shares = [r.value for r in fired if r.name in CLASS_NAMES]
+    return not anywhere and max(shares, default=0.0) >= NEARLY_ALL and reading.value < 0.5 * max(shares)
 
 
 @dataclass
@@ -199,7 +214,15 @@ class _Setting:
         if not pairs or len(words) < 8 or size < 16:
             return None
         generator = np.random.default_rng([self._spec.seed, 1])
-        return delimiter_rows(pairs, words, (self._spec.n_delimiters, size), generator, self._bos)
+        shape = (self._spec.n_delimiters, size)
+        return delimiter_rows(pairs, words, shape, generator, self._bos, self._other_signs())
+
+    def _other_signs(self) -> Int[np.ndarray, " token"]:
+        """Punctuation of the pool that opens and closes nothing."""
+        plain = self._table.flags["is_punctuation"]
+        delimits = set("".join(PAIRS))
+        found = [i for i in self._inputs.pool.tolist() if plain[i] and delimits.isdisjoint(self._strings[i])]
+        return np.array(found, dtype=np.int64)
 
     def measure(self, model: LanguageModel, *, full: bool) -> _Run:
         """The model itself (`full`), or a random twin on fewer rows."""

@@ -19,6 +19,7 @@ from autointerp.predicate import parse
 from autointerp.records import Description, Domain, Evidence, Provenance, Reading
 
 MAX_PREDICATE = 400
+NEAREST = 0.75  # of what lies on a kind of source, for the claim that it is the last one
 FUNCTION_WORDS = (
     "the", "a", "an", "of", "to", "and", "in", "that", "it", "is", "was", "for", "on", "with", "as", "he", "she",
     "they", "i", "you", "be", "at", "by", "his", "her", "not", "but", "had", "have", "or", "from", "this", "were",
@@ -49,36 +50,57 @@ def _offset(reading: Reading, evidence: Evidence) -> Claim:
     return Claim(f"Every token attends to the token {k} positions before it.", f"distance == {k}")
 
 
+def _copies(sentence: str, predicate: str) -> Callable[[Reading, Evidence], Claim]:
+    """Earlier copies, all of them or the last one; on repeats there is only one."""
+
+    def claim(reading: Reading, evidence: Evidence) -> Claim:
+        on_text = evidence.reading(reading.name, "text")
+        if on_text is not None and on_text.fires and _on_nearest(on_text):
+            return Claim(f"{sentence} It takes the last one.", f"nearest({predicate})")
+        return Claim(sentence, predicate)
+
+    return claim
+
+
+def _on_nearest(reading: Reading) -> bool:
+    """Whether most of what lies on the targets lies on the last one."""
+    nearest = reading.detail.get("nearest")
+    return isinstance(nearest, float) and nearest > NEAREST * reading.value
+
+
 def _punctuation(reading: Reading, evidence: Evidence) -> Claim:
-    nearest = evidence.reading("punctuation_nearest", "text")
-    if nearest is not None and nearest.value > 0.5 * reading.value:
-        return Claim(
-            "Every token attends to the nearest punctuation sign before it.",
-            "nearest(src.is_punctuation and distance > 0)",
-        )
-    return Claim("Every token attends to punctuation signs.", "src.is_punctuation")
+    return _of_class(reading, "punctuation signs", "src.is_punctuation")
 
 
 def _token_class(reading: Reading, evidence: Evidence) -> Claim:
     name = str(reading.detail["class"])
     if name == "own":
-        return _own_tokens(evidence)
+        return _own_tokens(reading, evidence)
     if name == "function_word":
         words = "{" + ", ".join(f'"{w}"' for w in FUNCTION_WORDS) + "}"
-        return Claim("Every token attends to function words.", f"src.lower in {words}")
-    return Claim(f"Every token attends to {CLASS_PREDICATES[name][0]}.", CLASS_PREDICATES[name][1])
+        return _of_class(reading, "function words", f"src.lower in {words}")
+    return _of_class(reading, *CLASS_PREDICATES[name])
 
 
-def _own_tokens(evidence: Evidence) -> Claim:
+def _of_class(reading: Reading, what: str, predicate: str) -> Claim:
+    """All tokens of a class, or the last one where it takes most of the attention."""
+    if _on_nearest(reading):
+        return Claim(f"Every token attends to the last of these before it: {what}.",
+                     f"nearest({predicate} and distance > 0)")  # fmt: skip
+    return Claim(f"Every token attends to {what}.", predicate)
+
+
+def _own_tokens(reading: Reading, evidence: Evidence) -> Claim:
     shown: list[str] = []
     for total in evidence.stats.top_sources[:8]:
-        if len("src.text in {}" + ", ".join(_quoted(t) for t in [*shown, total.token])) > MAX_PREDICATE:
+        names = ", ".join(_quoted(t) for t in [*shown, total.token])
+        if len("nearest(src.text in {} and distance > 0)" + names) > MAX_PREDICATE:
             continue
         shown.append(total.token)
     if not shown:  # a vocabulary can hold a token that is longer than a predicate may be
         return Claim("Every token attends to a few set tokens, too long to be written here.", None)
     names = ", ".join(_quoted(t) for t in shown)
-    return Claim(f"Every token attends to a few set tokens: {names}.", f"src.text in {{{names}}}")
+    return _of_class(reading, f"a few set tokens, {names}", f"src.text in {{{names}}}")
 
 
 def _quoted(token: str) -> str:
@@ -96,10 +118,10 @@ CLAIMS: dict[str, Callable[[Reading, Evidence], Claim]] = {
     "previous_token": _fixed("Every token attends to the token directly before it.", "distance == 1"),
     "current_token": _fixed("Every token attends to itself.", "distance == 0"),
     "first_token": _fixed("Every token rests on the first position of the text.", "src.is_first"),
-    "duplicate_token": _fixed(
+    "duplicate_token": _copies(
         "A token that occurred before attends to its earlier occurrences.", "src == dst and distance > 0"
     ),
-    "induction": _fixed(
+    "induction": _copies(
         "A token that occurred before attends to the token that followed its earlier occurrence.",
         "src.prev == dst and distance > 0",
     ),
@@ -129,24 +151,32 @@ def describe(evidence: Evidence) -> Description:
     pattern = [label for label in labels if label in CLAIMS]
     if not pattern:
         return _without_pattern(evidence, output)
-    label = pattern[0]
-    reading = _strongest(evidence, label)
-    claim = CLAIMS[label](reading, evidence)
+    claimed = pattern[0]
+    named = [label for label in labels if label in CLAIMS or _attends_to_the_predicted(evidence, label)]
+    named = [label for label in named if label != "first_token" or len(named) == 1]  # resting is in the conditions
+    claim = CLAIMS[claimed](_strongest(evidence, claimed), evidence)
     if claim.predicate is not None:
         parse(claim.predicate)  # a claim of ours that does not parse is our error, and must not pass silently
-    further = tuple(dict.fromkeys([*pattern, *([output] if output else [])]))
-    others = f" It also does: {', '.join(pattern[1:])}." if len(pattern) > 1 else ""
+    further = tuple(dict.fromkeys([*named, *([output] if output else [])]))
+    others = [label for label in named if label != claimed]
     return Description(
-        summary=f"{claim.looks_at}{others}",
+        summary=claim.looks_at + (f" It also does: {', '.join(others)}." if others else ""),
         looks_at=claim.looks_at,
         writes=_writes(evidence),
-        label=label,
+        label=further[0],
         labels=further,
         predicate=claim.predicate,
-        domain=_domain(evidence, label),
-        conditions=_conditions(evidence, label),
-        confidence=max(0.0, min(1.0, round(reading.low, 4))),
+        domain=_domain(evidence, claimed),
+        conditions=_conditions(evidence, claimed),
+        confidence=max(0.0, min(1.0, round(_strongest(evidence, claimed).low, 4))),
     )
+
+
+def _attends_to_the_predicted(evidence: Evidence, label: str) -> bool:
+    """Copy suppression as it shows on text, where it says what the head attends to; from the parameters alone it says
+    what it writes. No rule over tokens can state it, so that the claim is that of another label."""
+    on_text = evidence.reading(label, "text")
+    return label == "copy_suppression" and on_text is not None and on_text.fires
 
 
 def _without_pattern(evidence: Evidence, output: str | None) -> Description:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from autointerp.model.head_changes import LayerChanges, Rows
 from autointerp.model.instrument import InstrumentReport, prove
-from autointerp.model.language_model import LanguageModel, Layer
+from autointerp.model.language_model import LanguageModel, Layer, Shortcuts
 from autointerp.model.loading import load_model, random_twin, wrap_bridge
 from autointerp.model.readout import Readout, log_probs
 from autointerp.model.resume import CleanRun, clean_run, with_changed_z
@@ -13,7 +14,10 @@ __all__ = [
     "InstrumentReport",
     "LanguageModel",
     "Layer",
+    "LayerChanges",
     "Readout",
+    "Rows",
+    "Shortcuts",
     "clean_run",
     "load_model",
     "log_probs",

@@ -9,6 +9,7 @@
 6. Unembedding the final norm gives the logits, up to one factor and the soft cap.
 7. Where the norms of a block stand: before the attention, or between it and the stream.
 8. Running again from a block's inputs gives the same logits; if not, `exact_resume` is off and full forwards are used.
+9. Which shorter ways to run on from a changed head are exact (`shortcuts`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from autointerp.errors import ModelError
 from autointerp.model.language_model import HookFunction, LanguageModel, Layer
 from autointerp.model.resume import clean_run, with_changed_z
+from autointerp.model.shortcuts import find_shortcuts
 
 SAMPLE = "The clerk said: 'Wait here.' Then 12 of them left, and the clerk said nothing more about it."
 
@@ -43,7 +45,8 @@ class InstrumentReport:
 
 
 def prove(model: LanguageModel) -> tuple[LanguageModel, InstrumentReport]:
-    """Check `model` on a short text; returns it with `sink_logits` and `exact_resume` set, and the measurements.
+    """Check `model` on a short text; returns it with what was found out set (`sink_logits`, `exact_resume`,
+    `shortcuts`, ...), and the measurements.
 
     Raises ModelError with the failing check and its value.
     """
@@ -71,6 +74,7 @@ def prove(model: LanguageModel) -> tuple[LanguageModel, InstrumentReport]:
     model = replace(model, logit_scale=_logit_scale(replace(model, logit_scale=1.0), ids))
     error = _resume_error(model, ids)
     proved = replace(model, sink_logits=sinks, exact_resume=error < 1e-3)
+    proved = replace(proved, shortcuts=find_shortcuts(proved, ids))
     return proved, InstrumentReport(low, high, future, z_error, shift, sinks, read_only, error < 1e-3, error)
 
 

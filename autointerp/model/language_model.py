@@ -37,6 +37,21 @@ class Layer:
     z: Float[Tensor, "batch pos head d_head"]
 
 
+@dataclass(frozen=True)
+class Shortcuts:
+    """Ways to run on from a changed head that the proof on load found exact (`shortcuts.find_shortcuts`).
+
+    `rest_of_block`: the changed layer's attention does not run again, its kept output moves by the change times W_O;
+    `mlp_apart`: nor does its MLP, which does not read the attention; `rows`: after its attention, the last block and
+    the final norm run at the wanted rows only; `tiled`: changes of several heads run as one batch.
+    """
+
+    rest_of_block: bool = False
+    mlp_apart: bool = False
+    rows: bool = False
+    tiled: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A `TransformerBridge` in raw mode (HuggingFace numerics) with its tokenizer and a fixed BOS rule."""
@@ -52,6 +67,7 @@ class LanguageModel:
     logit_scale: float = 1.0  # logits over unembedding output, before the soft cap
     norm_before: bool = True  # `ln1`, where there is one, runs before the attention
     direct_writes: bool = True  # the heads' outputs are added to the stream as they are, with no norm in between
+    shortcuts: Shortcuts = Shortcuts()
 
     @property
     def n_layers(self) -> int:
@@ -208,7 +224,9 @@ class LanguageModel:
         with torch.no_grad():
             shape = hidden.shape
             raw: Tensor = self.bridge.unembed(hidden.reshape(1, -1, shape[-1])).float()
-        logits = raw.reshape(*shape[:-1], -1) * self.logit_scale
+        logits = raw.reshape(*shape[:-1], -1)
+        if self.logit_scale != 1.0:  # a product would copy the largest tensor there is
+            logits = logits * self.logit_scale
         return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap else logits
 
     def read_attention(self, ids: Int[Tensor, "batch pos"], layers: list[int], read: Callable[[Layer], None]) -> None:

@@ -31,9 +31,9 @@ def load_model(spec: str, device: str = "auto", dtype: str = "auto") -> tuple[La
     `TransformerBridge`. `device` auto: cuda if present, else cpu. `dtype` auto: bfloat16 on a GPU, float32 on a CPU.
     Raises BadInput for a specification that names nothing, ModelError for a model that cannot be trusted.
     """
-    place = _device(device)
-    kind = _dtype(dtype, place)
-    with _quiet():
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    with quiet():
         bridge, revision = _boot(spec, place, kind)
     for parameter in bridge.original_model.parameters():
         parameter.requires_grad_(False)  # noqa: FBT003
@@ -60,7 +60,7 @@ def random_twin(model: LanguageModel, seed: int) -> LanguageModel:
     from transformers import PreTrainedModel
 
     original = model.bridge.original_model
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(original, PreTrainedModel):
             fresh = type(original)(original.config)
@@ -86,7 +86,8 @@ def _redrawn(bridge: Any) -> Any:
     return twin
 
 
-def _device(device: str) -> str:
+def choose_device(device: str) -> str:
+    """The device that `--device` means. Raises BadInput for one that cannot be used."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -96,7 +97,8 @@ def _device(device: str) -> str:
     return device
 
 
-def _dtype(dtype: str, device: str) -> torch.dtype:
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """The dtype that `--dtype` means on a device. Raises BadInput for an unknown one."""
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
@@ -219,7 +221,7 @@ def _bos(bridge: Any, size: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Progress bars and advice of the libraries would drown our own lines."""
     import transformers
 

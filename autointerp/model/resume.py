@@ -6,6 +6,7 @@
 
 Exact on every architecture whose proof on load (`instrument.prove`) found it exact; elsewhere a full forward with
 the same hook is run instead. It does not handle blocks that read the stream of any block but the one before.
+`head_changes` runs many changes of one layer faster.
 """
 
 from __future__ import annotations
@@ -23,23 +24,37 @@ ChangeZ = Callable[[Tensor], Tensor]  # z [batch pos head d_head] -> z, may writ
 
 
 @dataclass(frozen=True)
+class Call:
+    """The arguments of one block, and how many things it returned beside the stream (None: a bare tensor)."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    others: int | None
+
+    @property
+    def stream(self) -> Float[Tensor, "batch pos d_model"]:
+        found: Tensor = self.kwargs["hidden_states"] if "hidden_states" in self.kwargs else self.args[0]
+        return found
+
+
+@dataclass(frozen=True)
 class CleanRun:
     """One unchanged forward: the final norm's input and output, and what is needed to run again from any block."""
 
     ids: Int[Tensor, "batch pos"]
     residual: Float[Tensor, "batch pos d_model"]
     hidden: Float[Tensor, "batch pos d_model"]
-    calls: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]  # arguments of each block
+    calls: tuple[Call, ...]  # one a block
 
 
 def clean_run(model: LanguageModel, ids: Int[Tensor, "batch pos"]) -> CleanRun:
     """Run `ids` unchanged and keep every block's arguments (one residual stream a layer)."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[Call] = []
 
-    def keep(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((args, dict(kwargs)))
+    def keep(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(Call(args, dict(kwargs), len(output) - 1 if isinstance(output, tuple) else None))
 
-    handles = [b.register_forward_pre_hook(keep, with_kwargs=True) for b in model.bridge.blocks]
+    handles = [b.register_forward_hook(keep, with_kwargs=True) for b in model.bridge.blocks]
     try:
         residual, hidden = model.final_states(ids)
     finally:
@@ -59,22 +74,23 @@ def with_changed_z(
         return _run_from(model, run, layer)
 
 
-def _run_from(model: LanguageModel, run: CleanRun, layer: int) -> Float[Tensor, "batch pos d_model"]:
-    args, kwargs = run.calls[layer]
-    hidden = _first(model.bridge.blocks[layer](*args, **kwargs))
-    for index in range(layer + 1, model.n_layers):
-        args, kwargs = run.calls[index]
-        if "hidden_states" in kwargs:
-            hidden = _first(model.bridge.blocks[index](*args, **(kwargs | {"hidden_states": hidden})))
-        else:
-            hidden = _first(model.bridge.blocks[index](hidden, *args[1:], **kwargs))
-    final: Tensor = model.bridge.ln_final(hidden)
-    return final
-
-
-def _first(output: Any) -> Tensor:
+def run_block(model: LanguageModel, index: int, call: Call, stream: Tensor) -> Float[Tensor, "batch pos d_model"]:
+    """Block `index` on `stream`, with the other arguments of `call`."""
+    block = model.bridge.blocks[index]
+    if "hidden_states" in call.kwargs:
+        output = block(*call.args, **(call.kwargs | {"hidden_states": stream}))
+    else:
+        output = block(stream, *call.args[1:], **call.kwargs)
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
+
+
+def _run_from(model: LanguageModel, run: CleanRun, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    stream = run.calls[layer].stream
+    for index in range(layer, model.n_layers):
+        stream = run_block(model, index, run.calls[index], stream)
+    final: Tensor = model.bridge.ln_final(stream)
+    return final
 
 
 def _changing(n_heads: int, change: ChangeZ) -> HookFunction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,16 @@ from autointerp.evidence.windows import ModelEncoder
 from autointerp.model import InstrumentReport, LanguageModel, load_model
 from autointerp.records import Head
 
+EMBEDDED = ("demo", "planted")  # corpora that come with the package
+
 
 @dataclass(frozen=True)
 class Sources:
     """What `demo` and `planted` stand for; the command line resolves them."""
 
     model: str
-    embedded_texts: Callable[[], Iterable[str]] | None = None  # for the corpus spec `demo`
+    embedded_texts: Callable[[], Iterable[str]] | None = None  # for the corpus specs `demo` and `planted`
+    load: Callable[[str, str], tuple[LanguageModel, InstrumentReport]] | None = None  # device, dtype; for `planted`
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Inputs:
 
 def load_inputs(config: RunConfig, sources: Sources, folder: Path) -> Inputs:
     """Load and prove the model, build the corpus in `folder` or reopen it. Raises BadInput or ModelError."""
-    model, instrument = load_model(sources.model, config.device, config.dtype)
+    load = sources.load or partial(load_model, sources.model)
+    model, instrument = load(config.device, config.dtype)
     heads = parse_heads(config.heads, model.n_layers, model.n_heads)
     if config.context > model.n_ctx:
         raise BadInput(
@@ -91,10 +96,11 @@ def load_corpus(config: RunConfig, sources: Sources, model: LanguageModel, folde
 
 
 def _texts(config: RunConfig, sources: Sources) -> Iterable[str]:
-    specs = [spec for spec in config.corpus if spec != "demo"]
-    if "demo" in config.corpus:
-        if specs or sources.embedded_texts is None:
-            raise BadInput("--corpus demo cannot be combined with other corpora. Give one or the other.")
+    specs = [spec for spec in config.corpus if spec not in EMBEDDED]
+    embedded = [spec for spec in config.corpus if spec in EMBEDDED]
+    if embedded:
+        if len(config.corpus) > 1 or sources.embedded_texts is None:
+            raise BadInput(f"--corpus {embedded[0]} cannot be combined with other corpora. Give one or the other.")
         return sources.embedded_texts()
     return read_texts(specs, config.text_column)
 

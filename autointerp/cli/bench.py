@@ -1,0 +1,111 @@
+"""`autointerp bench planted` and `bench controls`: ground truth for explainers and for the scorers themselves."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autointerp.cli.options import explain_options
+from autointerp.cli.screen import Screen, say
+from autointerp.errors import BadInput
+
+if TYPE_CHECKING:
+    from autointerp.config import RunConfig, Settings
+    from autointerp.pipeline.bench_report import BenchResult
+
+PLANTED_SEEDS, CONTROL_SEEDS = "0,1,2", "0"
+MAX_TOKENS, CONTEXT = 32_000, 96
+
+
+def bench_options(parser: argparse.ArgumentParser) -> None:
+    """The benchmarks and their options."""
+    subparsers = parser.add_subparsers(title="benchmarks", metavar="WHICH", required=True)
+    for name, text, seeds, run in (
+        ("planted", "describe heads whose function is known, and compare", PLANTED_SEEDS, bench_planted),
+        ("controls", "how often descriptions that say nothing true come out supported", CONTROL_SEEDS, bench_controls),
+    ):
+        one = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        one.add_argument("--seeds", default=seeds, metavar="LIST", help=f"seeds of the planted models ({seeds})")
+        one.add_argument("--out", metavar="DIR", help="folder of the runs, bench.json and bench.html "
+                         f"(runs/<time>-bench-{name}); the same command with the same --out resumes")  # fmt: skip
+        _run_options(one)
+        explain_options(one)
+        one.set_defaults(run=run, bench=name, retry_failed=False, dry_run=False)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model and text").add_argument
+    add("--max-tokens", type=int, metavar="N", help=f"tokens of planted text, all splits together ({MAX_TOKENS})")
+    add("--context", type=int, metavar="N", help=f"tokens of a window, BOS included ({CONTEXT}; at most 128)")
+    add("--device", metavar="NAME", help="cpu, cuda, ... (cuda if there is one)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="auto: float32")
+    add("--seed", type=int, metavar="N", help="seed of every draw but the planting (0)")
+    add("--batch-size", type=int, metavar="N", help="windows run together; no result depends on it (8)")
+
+
+def bench_planted(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Descriptions of planted heads against the key."""
+    screen = Screen()
+    config, settings, seeds, folder = _prepared(arguments, screen)
+    from autointerp.pipeline.bench_planted import bench_seed
+    from autointerp.pipeline.bench_report import planted_result
+    from autointerp.pipeline.job import JobOptions
+
+    options = JobOptions(settings, "", arguments.retry_failed)
+    runs = []
+    for seed in seeds:
+        screen.note(f"seed {seed}: {folder / f'seed-{seed}'}")
+        runs.append(bench_seed(config, seed, folder / f"seed-{seed}", options, screen))
+        stopped = runs[-1].result.stopped
+        if stopped is not None:
+            screen.note(f"autointerp: {stopped}")
+            return stopped.exit_code
+    screen.close()
+    _say(planted_result([head for run in runs for head in run.heads], config.explainer), folder)
+    return 1 if any(run.result.failed for run in runs) else 0
+
+
+def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Nonsense about planted heads, judged like any description."""
+    screen = Screen()
+    config, settings, seeds, folder = _prepared(arguments, screen)
+    from autointerp.pipeline.bench_controls import controls_of_seed
+    from autointerp.pipeline.bench_report import controls_result
+    from autointerp.pipeline.job import JobOptions
+
+    options = JobOptions(settings, "", arguments.retry_failed)
+    judged = [j for s in seeds for j in controls_of_seed(config, s, folder / f"seed-{s}", options, screen)]
+    screen.close()
+    _say(controls_result(judged, seeds, config.explainer), folder)
+    return 0
+
+
+def _say(result: BenchResult, folder: Path) -> None:
+    result.write(folder)
+    for table in result.tables[:-1]:
+        say(table.to_markdown())
+    say(f"page: {folder / 'bench.html'}")
+    say(result.last_line())
+
+
+def _prepared(arguments: argparse.Namespace, screen: Screen) -> tuple[RunConfig, Settings, list[int], Path]:
+    """Options over environment; the explainer decided; seeds read; the folder named."""
+    from autointerp.cli.commands import resolved_run
+
+    arguments.max_tokens = MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
+    arguments.context = CONTEXT if arguments.context is None else arguments.context
+    seeds = _seeds(arguments.seeds)
+    config, settings = resolved_run(arguments, screen)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{arguments.bench}"
+    return config, settings, seeds, Path(arguments.out) if arguments.out else Path("runs") / name
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise BadInput(f"--seeds {text!r} is no list of whole numbers. Write for example 0,1,2.")
+    return list(dict.fromkeys(int(part) for part in parts))
