@@ -326,3 +326,4 @@ class HeadReport(Record):
     judgement: Judgement
     ablation_loss: Interval
     ablation_kl: Interval
+    direct_effect: Interval | None = None  # centred logits on the true next token, later heads as they were

@@ -31,7 +31,8 @@ from autointerp.model import LanguageModel
 
 MAX_TOKENS = 8
 Answer = tuple[int, ...]  # ids, so that answers are compared that the tokenizer cannot spell
-TEXT = "Shares of Union Tools rose before Tamsin Marr of Long Pellam sold the mill to Port Ellory in the spring"
+TEXT = "Shares of Union Tools rose before Tamsin Marr left"
+SHORT = "Shares of Union Tools rose"  # with the text before each token as context, the loop is slow
 
 
 def random_model(*, small: bool) -> LanguageModel:
@@ -47,7 +48,8 @@ def random_model(*, small: bool) -> LanguageModel:
         network = GPT2LMHeadModel(config).eval()
         with torch.no_grad():
             for parameter in network.parameters():  # a fresh model says the same whatever it is fed
-                parameter.add_(torch.randn_like(parameter) * 0.05).requires_grad_(False)
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    network.requires_grad_(requires_grad=False)
     bridge = TransformerBridge.boot_transformers("random/gpt2", hf_model=network, tokenizer=tokenizer)
     strings = [str(number) for number in range(config.vocab_size)]
     return LanguageModel(bridge, tokenizer, "random GPT-2 small", "random", strings, 0)
@@ -101,7 +103,7 @@ def _decode(model: LanguageModel, frame: Frame, ids: np.ndarray, soft: torch.Ten
     return [tuple(row[: row.index(frame.stop)] if frame.stop in row else row) for row in answers]
 
 
-def compare(model: LanguageModel, context: Context, text: str, repeats: int) -> tuple[float, bool]:
+def compare(model: LanguageModel, context: Context, words: str, repeats: int) -> tuple[float, bool]:
     """Time of the loop over time of the lens, in turn; and whether all strings agree."""
     vectors = random_vectors(model, context)
     options = LensOptions(vectors.layers, use_filter=False, controls=(), max_tokens=MAX_TOKENS)
@@ -109,13 +111,14 @@ def compare(model: LanguageModel, context: Context, text: str, repeats: int) -> 
     ours = theirs = 0.0
     same = True
     for number in range(repeats + 1):
+        text = words if number else "The"  # the first round warms up
         start = time.perf_counter()
         reading = entity_lens(model, vectors, text, options, runner)
         middle = time.perf_counter()
         said = loop_of_forwards(model, vectors, text)
         stop = time.perf_counter()
         same = same and said == [cell.ids for cell in reading.cells]
-        if number:  # the first round warms up
+        if number:
             ours, theirs = ours + middle - start, theirs + stop - middle
     n = f"{len(vectors.layers)} layers x {len(reading.tokens)} tokens, {len(set(said))} different answers"
     print(f"context {context}: {n}; loop {theirs / repeats:.2f} s, lens {ours / repeats:.2f} s, {theirs / ours:.2f}x")
@@ -128,9 +131,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small model and a short text")
     quick = parser.parse_args().quick
     model = random_model(small=quick)
-    text = " ".join(TEXT.split()[:8]) if quick else TEXT
-    contexts: tuple[Context, ...] = ("none", "prefix")
-    found = [compare(model, context, text, 1) for context in contexts]
+    texts: dict[Context, str] = {"none": SHORT if quick else TEXT, "prefix": SHORT}
+    found = [compare(model, context, text, 1) for context, text in texts.items()]
     print(json.dumps({"speedup": min(f for f, _ in found), "same_strings": all(same for _, same in found)}))
 
 

@@ -250,6 +250,7 @@ class _Job:
             judgement=judge(outcome, () if failed else numbers, unscored, scores.effect),
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
+            direct_effect=scores.direct,
         )
 
     def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:

@@ -61,7 +61,7 @@ def card(report: HeadReport) -> Json:
         "scores": [_score(item, main=item is score) for item in report.scores],
         "unscored": [[item.scorer, item.reason] for item in report.unscored],
         "failures": [[item.stage, item.reason, item.raw[:4000]] for item in report.failures],
-        "stats": _stats(evidence.stats, report.ablation_loss, report.ablation_kl),
+        "stats": _stats(evidence.stats, report),
         "histogram": [list(evidence.stats.distance_buckets), _numbers(evidence.stats.distance_histogram)],
         "readings": [_reading(item) for item in evidence.readings],
         "readout": _readout(evidence.readout),
@@ -112,7 +112,7 @@ def _control(control: Control) -> Json:
     return {key: number(value) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _stats(stats: HeadStats, loss: Interval, kl: Interval) -> list[list[Any]]:
+def _stats(stats: HeadStats, report: HeadReport) -> list[list[Any]]:
     """Rows of name, unit, median, value, low, high, n."""
     rows: list[tuple[str, str, float | None, Interval]] = [
         ("attention on the sink", "", stats.sink_mass_median, stats.sink_mass),
@@ -123,9 +123,11 @@ def _stats(stats: HeadStats, loss: Interval, kl: Interval) -> list[list[Any]]:
         ("largest share in a row", "", stats.max_share_median, stats.max_share),
         ("mean distance", "tokens", stats.distance_median, stats.mean_distance),
         ("rows resting on the sink", "", None, stats.low_mass_rows),
-        ("loss rise, head mean-ablated", "nats/token", None, loss),
-        ("KL, head mean-ablated", "nats", None, kl),
+        ("loss rise, head mean-ablated", "nats/token", None, report.ablation_loss),
+        ("KL, head mean-ablated", "nats", None, report.ablation_kl),
     ]
+    if report.direct_effect is not None:
+        rows.append(("direct effect on the true next token", "logits", None, report.direct_effect))
     return [[name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
 
 

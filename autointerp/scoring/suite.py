@@ -22,6 +22,7 @@ from autointerp.predicate import TokenTable
 from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
 from autointerp.scoring.ablation import Effects, ablate_heads
 from autointerp.scoring.causal import CONDITIONAL, INSIDE, PATCHING, CausalClaim, CausalScorers, CausalSpec
+from autointerp.scoring.direct import direct_effects
 from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.head_values import ExplainMeans
 from autointerp.scoring.held_out import HeldOutRows
@@ -78,6 +79,7 @@ class HeadScores:
     unscored: list[Unscored] = field(default_factory=list)
     loss: Interval = field(default_factory=lambda: _nothing())
     kl: Interval = field(default_factory=lambda: _nothing())
+    direct: Interval | None = None  # centred logits on the true next token; None where writes cannot be read
     effect: Interval = field(default_factory=lambda: _nothing())  # KL at the claimed destinations
 
 
@@ -160,7 +162,10 @@ class Suite:
                 lambda done, of, domain=domain: self._progress(f"ablating heads on {domain}", done, of),  # type: ignore[misc]
             )
             pairs = PredictedPairs(held_out, self._table)
+            direct = direct_effects(self._spec.model, held_out, self._spec.z_mean) if domain == "text" else None
             for head in heads:
+                if isinstance(direct, Mapping):
+                    found[head].direct = direct[head]
                 if domain == "text":
                     found[head].loss, found[head].kl = effects.mean(head, "loss"), effects.mean(head, "kl")
                 if head in claimed:
