@@ -331,7 +331,7 @@ def test_train_show_and_eval_on_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     data.write_text("\n".join(lines))
     assert len(read_items(data)) == len(lines)
     options = ("--seeds", "0", "--epochs", "0.1", "--data", str(data), "--no-filter", "--min-steps", "6")
-    assert run("entity-lens", "train", "--layers=-1,1", "--out", str(vectors), *options) == 0
+    assert run("entity-lens", "train", "--layers", "emb,1", "--out", str(vectors), *options) == 0
     assert str(vectors) in capsys.readouterr().out
     text = "Shares of Union Tools rose"
     page = tmp_path / "page.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_conll_spans_read_as_their_words(tokens: list[tuple[str, str]]) -> None:
     text = " ".join(word for word, _ in tokens)
     spans = tag_spans(tokens)
     assert sum(tag != "O" for _, tag in tokens) == sum(len(text[a:b].split()) for a, b in spans)
-    assert spans == sorted(spans) and all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert spans == sorted(spans) and all(a[1] < b[0] for a, b in pairwise(spans))
 
 
 def item(mention: str = "Mary", doc: str = "d", entity: str = "", text: str = "") -> MentionItem:
@@ -217,6 +218,7 @@ def test_rows_have_rates_intervals_and_margins() -> None:
     assert row.em_low <= row.em <= row.em_high and row.chrf_low <= row.chrf <= row.chrf_high
     part = judge.row(("seen", 1, "lens", "first"), said, np.array([True, False, False, False, False]))
     assert (part.n, part.n_docs, part.em, part.chrf) == (1, 1, 1.0, pytest.approx(100))
+    assert (part.em_low, part.em_high) == (pytest.approx(0.025), 1.0)  # one document of one: Clopper-Pearson
     margin = judge.margin(said, ["Orla Lund", "", "Orla Lund", "", ""])
     assert margin.value == pytest.approx(-0.2) and margin.low <= -0.2 <= margin.high
 

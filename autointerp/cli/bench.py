@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PLANTED_SEEDS, CONTROL_SEEDS = "0,1,2", "0"
 MAX_TOKENS, CONTEXT = 32_000, 96
+# The causal scorers run whole rows on a native model, which keeps no keys and values: minutes a seed, on request.
+SCORERS = "predicate,pointing,detection,effect,ablation"
 
 
 def bench_options(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +100,7 @@ def _prepared(arguments: argparse.Namespace, screen: Screen) -> tuple[RunConfig,
 
     arguments.max_tokens = MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
     arguments.context = CONTEXT if arguments.context is None else arguments.context
+    arguments.scorers = SCORERS if arguments.scorers is None else arguments.scorers
     seeds = _seeds(arguments.seeds)
     config, settings = resolved_run(arguments, screen)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{arguments.bench}"

@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", metavar="LIST", help='"-1,0,4-7"; -1 is the embedding (all)')
+    parser.add_argument("--layers", metavar="LIST", help="emb,0,4-7; emb is the embedding (all)")
     parser.add_argument(
         "--out", metavar="FILE", help="where the vectors go (runs/entity-lens/<model>/<context>.safetensors)"
     )
@@ -75,7 +76,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 def _show_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("text", metavar="TEXT", help="text to read")
-    add("--layers", metavar="LIST", help='"-1,0,4-7"; -1 is the embedding (every fifth; all of up to eight)')
+    add("--layers", metavar="LIST", help="emb,0,4-7; emb is the embedding (every fifth; all of up to eight)")
     add("--use-layer", type=int, metavar="N", help="one layer's vector at all layers (each layer's own)")
     add("--filter", choices=["auto", "on", "off"], default="auto", help="the linear filter (auto: as dev match says)")
     add("--logit-lens", type=int, metavar="K", default=0, help="the logit lens' top K tokens beside it (none)")
@@ -103,11 +104,10 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Train and save."""
-    model, screen = _open(arguments)
+    runner, screen = _open(arguments)
+    model = runner.model
     from autointerp.lenses.entity_checkpoint import default_path
-    from autointerp.lenses.entity_run import PromptRunner
 
-    runner = PromptRunner(model, _frame(model))
     path = Path(arguments.out) if arguments.out else default_path(model, arguments.context)
     vectors = _train(arguments, runner, screen, path)
     facts = vectors.facts
@@ -128,18 +128,16 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         raise BadInput("TEXT is empty. Give some words.")
     layers = parse_layers(arguments.layers)
     controls = _controls(arguments)
-    model, screen = _open(arguments)
+    runner, screen = _open(arguments)
     from autointerp.lenses.entity import LensOptions, entity_lens
-    from autointerp.lenses.entity_run import PromptRunner
 
-    runner = PromptRunner(model, _frame(model))
     vectors = _vectors(arguments, runner, screen)
     if arguments.use_layer is not None and layers is None and arguments.use_layer not in vectors.layers:
         vectors.place(arguments.use_layer)
     options = LensOptions(
         layers, arguments.use_layer, _filter(arguments), arguments.logit_lens, controls, arguments.max_new
     )
-    reading = entity_lens(model, vectors, arguments.text, options, runner)
+    reading = entity_lens(runner.model, vectors, arguments.text, options, runner)
     screen.close()
     writers = {"table": reading.to_text, "markdown": reading.to_markdown, "csv": reading.to_csv,
                "json": reading.to_json, "html": reading.to_html}  # fmt: skip
@@ -156,14 +154,12 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 def evaluate(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """All tables of an evaluation."""
-    model, screen = _open(arguments)
+    runner, screen = _open(arguments)
     from autointerp.lenses.entity_bench import write_bench
     from autointerp.lenses.entity_eval import EvalPlan, evaluate_vectors
     from autointerp.lenses.entity_job import DataPlan, parts_of
-    from autointerp.lenses.entity_run import PromptRunner
 
     started = time.monotonic()
-    runner = PromptRunner(model, _frame(model))
     vectors = _vectors(arguments, runner, screen)
     split = vectors.facts["data"]
     parts, _ = parts_of(_items(arguments), DataPlan(split_seed=split["split_seed"], max_items=split["max_items"]))
@@ -182,22 +178,22 @@ def evaluate(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Layers of a list such as `-1,0,4-7`. Raises BadInput."""
+    """Layers of a list such as `emb,0,4-7`; `emb` or -1 is the embedding. Raises BadInput."""
     if text is None:
         return None
     import re
 
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", "-1" if part.strip() == "emb" else part.strip())
         if match is None:
-            raise BadInput(f"--layers {text!r}: {part!r} is no layer. Write -1,0,4-7.")
+            raise BadInput(f"--layers {text!r}: {part!r} is no layer. Write emb,0,4-7.")
         first = int(match[1])
         found += range(first, int(match[2]) + 1) if match[2] else [first]
     return tuple(found)
 
 
-def _open(arguments: argparse.Namespace) -> tuple[LanguageModel, Screen]:
+def _open(arguments: argparse.Namespace) -> tuple[PromptRunner, Screen]:
     warnings.filterwarnings("ignore")
     _seeds(arguments)
     keep = ("model", "device", "dtype")
@@ -205,16 +201,13 @@ def _open(arguments: argparse.Namespace) -> tuple[LanguageModel, Screen]:
     screen = Screen()
     screen("loading the model", 0, 1)
     from autointerp.demo.model import weights_folder
+    from autointerp.lenses.entity_frame import Frame
+    from autointerp.lenses.entity_run import PromptRunner
     from autointerp.model import load_model
 
     place = str(weights_folder()) if config.model == "demo" else config.model
-    return load_model(place, config.device, config.dtype)[0], screen
-
-
-def _frame(model: LanguageModel) -> Any:
-    from autointerp.lenses.entity_frame import Frame
-
-    return Frame.of(model)
+    model = load_model(place, config.device, config.dtype)[0]
+    return PromptRunner(replace(model, name=config.model), Frame.of(model)), screen
 
 
 def _seeds(arguments: argparse.Namespace) -> tuple[int, ...]:

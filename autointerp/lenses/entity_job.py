@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def train_vectors(
         every = list(range(len(plan.layers)))
         dev_match["filter"] = match_items(runner, dev, trained.best(), every, filters).tolist()
     facts = identity(model, runner.frame) | {
-        "model": model.name,
+        "model": Path(model.name).name,
         "layers": list(plan.layers),
         "dtype": str(model.dtype).removeprefix("torch."),
         "context": plan.context,

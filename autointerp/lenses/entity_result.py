@@ -13,6 +13,7 @@ from autointerp.tables import TokenTable
 if TYPE_CHECKING:
     import pandas
 
+SHOWN = 26  # characters of a mention in print; the details have all of it
 SAME = "″"  # in print, the mention of the row above
 NO_ENTITY = "no specific entity"
 TOKEN_COLUMNS = frozenset({"token", "mention", "logit_lens"})
@@ -113,7 +114,7 @@ class EntityReading:
             rows.append(_row_name(line[0]))
             lines.append(tuple(_grid_cell(cell, above[n] if above else None) for n, cell in enumerate(line)))
             if line[0].logit_lens:
-                rows.append("  logit lens")
+                rows.append(f"{rows[-1]} logit lens")
                 lines.append(tuple(_logit_cell(cell) for cell in line))
             above = line
         title = f"Entity lens of {self.model}, context {self.context}{', linear filter' if self.filtered else ''}"
@@ -150,8 +151,7 @@ def _grid_cell(cell: LensCell, above: LensCell | None) -> GridCell:
     lines += [f"control {name}: {json.dumps(said)}" for name, said in cell.controls.items()]
     if cell.equals_control:
         lines.append(NO_ENTITY)
-    lines += [f"logit lens: {json.dumps(token)} {p:.3f}" for token, p in cell.logit_lens]
-    return GridCell(shown, cell.confidence, "\n".join(lines))
+    return GridCell(shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…", cell.confidence, "\n".join(lines))
 
 
 def _logit_cell(cell: LensCell) -> GridCell:

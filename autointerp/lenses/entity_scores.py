@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from autointerp.lenses.entity_metrics import chrf_counts, chrf_interval, corpus_chrf, em, em_norm, pm, pm_original
-from autointerp.stats.bootstrap import Estimate, Resamples, ratio_interval
+from autointerp.stats.bootstrap import Estimate, Resamples, clopper_pearson, ratio_interval
 
 SCORES = {"em": em, "em_norm": em_norm, "pm": pm, "pm_original": pm_original}
 PairScores = dict[str, Float64[np.ndarray, " item"]]
@@ -80,7 +80,7 @@ class Judge:
     def row(self, key: tuple[str, int, str, str], said: Sequence[str], chosen: Bool[np.ndarray, " item"]) -> EvalRow:
         """All scores of the chosen items; `key` is part, layer, condition, subset."""
         pairs, count = self.pairs(said), self.per_doc(np.ones(len(said)), chosen)
-        rates = {name: self._rate(pairs[name], count, chosen) for name in SCORES}
+        rates = {name: _widened(self._rate(pairs[name], count, chosen), int((count > 0).sum())) for name in SCORES}
         kept = [(one, true) for one, true, use in zip(said, self.true, chosen, strict=True) if use]
         grams = self.per_doc(
             np.stack([chrf_counts(one, true) for one, true in zip(said, self.true, strict=True)]), chosen
@@ -99,6 +99,13 @@ class Judge:
         chosen = np.ones(len(self.true), dtype=bool)
         difference = self.pairs(ours)["em"] - self.pairs(theirs)["em"]
         return self._rate(difference, self.per_doc(np.ones(len(self.true)), chosen), chosen)
+
+
+def _widened(rate: Estimate, n_docs: int) -> Estimate:
+    """Resamples of nothing but zeros (or ones) say nothing about the rate: the exact interval over documents does."""
+    if rate.value not in (0.0, 1.0):
+        return rate
+    return Estimate(rate.value, *clopper_pearson(round(rate.value * n_docs), n_docs))
 
 
 def subsets(n_ids: Sequence[int], frequency: Sequence[int]) -> dict[str, Bool[np.ndarray, " item"]]:
