@@ -85,8 +85,6 @@ class PromptRunner:
         self._positions = self._base is not None and "position_ids" in inspect.signature(self._base.forward).parameters
         self.cached = self._base is not None and (self._is_exact() if cached is None else cached)
 
-    # -- contexts --------------------------------------------------------------------------------------------------
-
     def prefix(self, contexts: Sequence[Ids]) -> Prefix:
         """Contexts with their keys and values."""
         ids = self.model.to_ids(padded(contexts))
@@ -96,9 +94,8 @@ class PromptRunner:
     def beginnings(self, ids: Ids, sizes: Sequence[int]) -> Prefix:
         """The first `sizes[i]` ids of one text as contexts; its keys and values are computed once."""
         one = self.prefix([ids])
-        n = len(sizes)
-        shared = None if one.cache is None else [(k.expand(n, *k.shape[1:]), v.expand(n, *v.shape[1:]))
-                                                 for k, v in one.cache]  # fmt: skip
+        n, cache = len(sizes), one.cache
+        shared = cache and [(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in cache]
         return Prefix(one.ids.expand(n, -1), torch.tensor(list(sizes), device=one.ids.device), shared)
 
     def _key_values(self, ids: Int[Tensor, "row pos"]) -> KeyValues | None:
@@ -118,8 +115,6 @@ class PromptRunner:
         device = self.model.device
         ids = torch.as_tensor(np.asarray(tail), device=device).expand(len(of), -1)
         return Rows(prefix, torch.as_tensor(of, device=device), ids, soft.to(device))
-
-    # -- teacher forcing -------------------------------------------------------------------------------------------
 
     def score(self, rows: Rows, targets: Sequence[Ids]) -> Scored:
         """Log-probabilities of `targets` (stop token included) after the tail; gradients flow to `soft`."""
@@ -142,8 +137,6 @@ class PromptRunner:
             logits = logits * self.model.logit_scale
         cap = self.model.soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
-
-    # -- decoding --------------------------------------------------------------------------------------------------
 
     def generate(self, rows: Rows, max_tokens: int, stops: Sequence[int] = ()) -> list[Generated]:
         """Greedy continuations until a stop token (EOS and `stops`) or `max_tokens`."""
@@ -246,7 +239,7 @@ class PromptRunner:
     @contextmanager
     def _final(self) -> Iterator[list[Tensor]]:
         kept: list[Tensor] = []
-        handle = self.model.bridge.ln_final.register_forward_hook(lambda _module, _args, output: kept.append(output))
+        handle = self.model.bridge.ln_final.register_forward_hook(lambda _module, _args, out: kept.append(out))
         try:
             yield kept
         finally:
@@ -258,7 +251,7 @@ class PromptRunner:
         step = max(1, len(usable) // 7)
         ids = [self.frame.start, *usable[::step][:6]]
         contexts = [np.array(ids), np.array(ids[:4])]
-        self.cached = True
+        self.cached = True  # for the contexts below
         prefix = self.prefix(contexts)
         if prefix.cache is None:
             return False

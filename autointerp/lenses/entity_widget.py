@@ -96,7 +96,7 @@ def entity_widget(
 ) -> Any:
     """A widget of a `LensPanel` (its attribute `panel`). Raises BadInput where ipywidgets is not installed."""
     try:
-        import ipywidgets  # type: ignore[import-untyped]
+        import ipywidgets
     except ImportError:
         raise BadInput("the widget needs ipywidgets. Install it: pip install 'autointerp-agent[notebook]'.") from None
     return _Drawn(ipywidgets, LensPanel(model, vectors, options)).box
