@@ -327,3 +327,5 @@ class HeadReport(Record):
     ablation_loss: Interval
     ablation_kl: Interval
     direct_effect: Interval | None = None  # centred logits on the true next token, later heads as they were
+    total_effect: Interval | None = None  # the same with everything downstream recomputed, on a sample of the rows
+    backed_up: bool = False  # later heads make up for it: the total is far below the direct effect on the same rows

@@ -45,8 +45,11 @@ class Windows:
     windows: np.ndarray
 
 
-def random_model(*, small: bool) -> LanguageModel:
-    """GPT-2 small's shape with random weights, and the demo model's tokenizer (ids below its vocabulary are used)."""
+def random_model(*, small: bool, noise: float = 0.0) -> LanguageModel:
+    """GPT-2 small's shape with random weights, and the demo model's tokenizer (ids below its vocabulary are used).
+
+    `noise` is added to every weight: a fresh model says the same whatever it is fed.
+    """
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -56,6 +59,10 @@ def random_model(*, small: bool) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = GPT2LMHeadModel(config).eval()
+        with torch.no_grad():
+            for parameter in network.parameters() if noise else ():
+                parameter.add_(torch.randn_like(parameter) * noise)
+    network.requires_grad_(requires_grad=False)
     bridge = TransformerBridge.boot_transformers("random/gpt2", hf_model=network, tokenizer=tokenizer)
     strings = [str(number) for number in range(config.vocab_size)]
     return LanguageModel(bridge, tokenizer, "random GPT-2 small", "", strings, 0)

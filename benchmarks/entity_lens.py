@@ -20,8 +20,8 @@ import warnings
 
 import numpy as np
 import torch
+from collect import random_model
 
-from autointerp.demo.model import weights_folder
 from autointerp.lenses.entity import LensOptions, entity_lens
 from autointerp.lenses.entity_checkpoint import EntityVectors
 from autointerp.lenses.entity_frame import Context, Frame
@@ -33,26 +33,6 @@ MAX_TOKENS = 8
 Answer = tuple[int, ...]  # ids, so that answers are compared that the tokenizer cannot spell
 TEXT = "Shares of Union Tools rose before Tamsin Marr left"
 SHORT = "Shares of Union Tools rose"  # with the text before each token as context, the loop is slow
-
-
-def random_model(*, small: bool) -> LanguageModel:
-    """GPT-2 small's shape with random weights, and the demo model's tokenizer."""
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-
-    tokenizer = AutoTokenizer.from_pretrained(weights_folder())
-    shape = {"n_layer": 4, "n_embd": 256, "n_head": 4} if small else {}
-    config = GPT2Config(vocab_size=50257, bos_token_id=0, eos_token_id=0, **shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = GPT2LMHeadModel(config).eval()
-        with torch.no_grad():
-            for parameter in network.parameters():  # a fresh model says the same whatever it is fed
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    network.requires_grad_(requires_grad=False)
-    bridge = TransformerBridge.boot_transformers("random/gpt2", hf_model=network, tokenizer=tokenizer)
-    strings = [str(number) for number in range(config.vocab_size)]
-    return LanguageModel(bridge, tokenizer, "random GPT-2 small", "random", strings, 0)
 
 
 def random_vectors(model: LanguageModel, context: Context) -> EntityVectors:
@@ -130,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and a short text")
     quick = parser.parse_args().quick
-    model = random_model(small=quick)
+    model = random_model(small=quick, noise=0.05)
     texts: dict[Context, str] = {"none": SHORT if quick else TEXT, "prefix": SHORT}
     found = [compare(model, context, text, 1) for context, text in texts.items()]
     print(json.dumps({"speedup": min(f for f, _ in found), "same_strings": all(same for _, same in found)}))

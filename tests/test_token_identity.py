@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from tiny_models import planted, tiny_model, uniform
 
 from autointerp.evidence.rows import TAU
 from autointerp.predicate import TokenTable
+from autointerp.records import Head, Score
+from autointerp.scoring.held_out import HeldOutRows, text_rows
+from autointerp.scoring.predicates import PredicateScorers, PredicateSpec
 from autointerp.scoring.predicted import PredictedPairs
 from autointerp.scoring.tallies import BY_PREDICATE, tally
 from autointerp.scoring.token_identity import MIN_COUNT, PRIOR, THRESHOLDS, ExplainRows, learn_identity
-from tests.test_scoring import PREDICATES, rows_of, truth_of
+from tests.test_scoring import PREDICATES, claim, rows_of, truth_of
 
 
 def test_means_are_those_of_plain_loops() -> None:
@@ -101,3 +106,46 @@ def test_a_head_that_looks_at_a_word_is_predicted_and_one_that_looks_back_is_not
     back = predictions.mask(0, 1, 0.3)
     truth = np.eye(24, k=-1, dtype=bool) & rows.rows[:, :, None] & rows.sources[:, None, :]
     assert (back & truth).sum() < 0.3 * truth.sum()
+
+
+def test_the_table_is_a_rival_chosen_on_select_and_may_be_the_same_rule() -> None:
+    word = " cat"
+    number = tiny_model("gpt2").strings.index(word)
+
+    def plant(ids: torch.Tensor) -> torch.Tensor:
+        size = len(ids)
+        attention = uniform(size).repeat(4, 1, 1)
+        attention[:2] = 0
+        attention[:2, :, 0] = 1
+        for dst in range(1, size):
+            earlier = (ids[1 : dst + 1] == number).nonzero()[:, 0] + 1
+            attention[0, dst, earlier] = 1 / max(1, len(earlier))
+            attention[0, dst, 0] = float(not len(earlier))
+            attention[1, dst, 0], attention[1, dst, dst - 1] = 0, 1
+        return attention
+
+    model = planted(plant)
+    few = [word, " dog", " the", " mat"]
+    ids_of = np.array([model.strings.index(text) for text in few], np.int32)
+
+    def rows(seed: int, split: Literal["select", "test"]) -> HeldOutRows:
+        drawn = rows_of(model, n=70, seed=seed)
+        ids = ids_of[drawn.ids % 4]
+        ids[:, 0] = drawn.ids[:, 0]
+        return text_rows(ids, drawn.lengths, np.arange(70), split, model.special_ids)
+
+    learned = rows(1, "select")
+    table = learn_identity(model, ExplainRows(learned.ids, learned.lengths), 8)
+    tokens = TokenTable.from_strings(model.strings, model.special_ids)
+    spec = PredicateSpec(model, rows(2, "select"), rows(3, "test"), tokens, table, 0, 8)
+    claims = {Head(layer=0, index=0): f"src.text == {word!r}", Head(layer=0, index=1): "distance == 1"}
+    outcomes = {head: claim(predicate=predicate) for head, predicate in claims.items()}
+    found = PredicateScorers(spec, lambda *_: None).score(outcomes, {})
+    looks, back = (found[head] for head in claims)
+    assert isinstance(looks, Score) and isinstance(back, Score)
+    rival = next(c for c in looks.controls if c.kind == "rival")
+    assert (rival.name, rival.same_rule) == ("token identity", True)
+    assert rival.value == pytest.approx(looks.value, abs=0.05)
+    rival = next(c for c in back.controls if c.kind == "rival")
+    assert (rival.name, rival.same_rule) == ("previous token", True)
+    assert all(0 < c.p <= 1 for c in back.controls)

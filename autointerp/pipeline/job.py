@@ -251,6 +251,8 @@ class _Job:
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
             direct_effect=scores.direct,
+            total_effect=None if scores.total is None else scores.total.total,
+            backed_up=scores.total is not None and scores.total.backed_up,
         )
 
     def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:

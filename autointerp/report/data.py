@@ -128,6 +128,9 @@ def _stats(stats: HeadStats, report: HeadReport) -> list[list[Any]]:
     ]
     if report.direct_effect is not None:
         rows.append(("direct effect on the true next token", "logits", None, report.direct_effect))
+    if report.total_effect is not None:
+        made_up = ", later heads make up for it" if report.backed_up else ""
+        rows.append((f"total effect on it{made_up}", "logits", None, report.total_effect))
     return [[name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
 
 

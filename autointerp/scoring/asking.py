@@ -15,13 +15,10 @@ import numpy as np
 
 from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.prompting import Templates
-from autointerp.records import Control, Description, Failure, Head
-from autointerp.stats.bootstrap import interval, one_sided_p
+from autointerp.records import Description, Failure, Head
 
 REPEATS_WITHOUT_LOGPROBS = 3
-ROUNDING = 1e-9  # two scores that differ by less are equal
 Controls = Mapping[str, Sequence[Description]]  # name of a control -> the descriptions whose mean it is
-Draws = np.ndarray  # [resample]
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -116,12 +113,3 @@ async def answer_controls(
                 return Failure(stage=result.stage, reason=f"in the control {name!r}: {result.reason}", raw=result.raw)
             found.setdefault(name, []).append(result)
     return found
-
-
-def null_control(name: str, value: float, of: float, difference: Draws, detail: str = "") -> Control:
-    """A null whose value is `of` against the score's `value`; `difference` over shared resamples."""
-    low, high = interval(difference)
-    return Control(
-        name=name, kind="null", value=of, difference=value - of, low=low, high=high, beaten=low > ROUNDING,
-        detail=detail, p=one_sided_p(difference),
-    )  # fmt: skip

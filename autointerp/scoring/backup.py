@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from autointerp.model import LanguageModel, Readout
 from autointerp.model.one_position import RowChanges, run_changes
 from autointerp.records import Head, Interval
 from autointerp.scoring.conditional_cases import spread
+from autointerp.scoring.direct import direct_rows
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.stats.bootstrap import Resamples, interval
 
@@ -58,8 +58,10 @@ def total_and_direct(
     usable = held_out.rows & (np.arange(held_out.ids.shape[1]) < held_out.lengths[:, None] - 1)
     window, dst = np.nonzero(usable)
     kept = spread(held_out.documents[window], rows, np.random.default_rng(seed))
-    window, dst = window[kept], dst[kept]
-    z, scale = _read(model, held_out, window, dst, readout)
+    where = np.zeros_like(usable)
+    where[window[kept], dst[kept]] = True
+    window, dst = np.nonzero(where)
+    direct = np.concatenate([effects for _, effects in direct_rows(model, readout, held_out, where, z_mean)])
     token = held_out.ids[window, dst + 1].astype(np.int64)
     n = len(window)
     layer, index = (np.repeat([getattr(h, name) for h in heads], n) for name in ("layer", "index"))
@@ -78,51 +80,9 @@ def total_and_direct(
     resamples = Resamples.of(held_out.n_documents, seed)
     documents = held_out.documents[window]
     return {
-        head: _effects(
-            (
-                total[i],
-                _direct(model, readout, (z[head.layer][:, head.index], means[i * n]), scale, token, head),
-                kl[i],
-            ),
-            documents,
-            resamples,
-        )
+        head: _effects((total[i], direct[:, head.layer, head.index], kl[i]), documents, resamples)
         for i, head in enumerate(heads)
     }
-
-
-def _read(
-    model: LanguageModel, held_out: HeldOutRows, window: np.ndarray, dst: np.ndarray, readout: Readout
-) -> tuple[dict[int, Float[Tensor, "row head d_head"]], Float[Tensor, " row"]]:
-    """z of every head at the rows, by layer, and the final norm's divisor there."""
-    windows, where = np.unique(window, return_inverse=True)
-    z: dict[int, list[Tensor]] = {layer: [] for layer in range(model.n_layers)}
-    scales: list[Tensor] = []
-    order: list[np.ndarray] = []
-    for start in range(0, len(windows), 8):
-        rows = np.flatnonzero((where >= start) & (where < start + 8))
-        at = (torch.from_numpy(where[rows] - start), torch.from_numpy(dst[rows]))
-        ids = model.to_ids(held_out.ids[windows[start : start + 8]])
-        with model.observing(list(z), lambda layer, at=at: z[layer.index].append(layer.z[at].float())):  # type: ignore[misc]
-            residual = model.final_states(ids)[0]
-        scales.append(readout.scale(residual[at]))
-        order.append(rows)
-    back = torch.from_numpy(np.argsort(np.concatenate(order)))
-    return {layer: torch.cat(parts)[back] for layer, parts in z.items()}, torch.cat(scales)[back]
-
-
-def _direct(
-    model: LanguageModel,
-    readout: Readout,
-    values: tuple[Float[Tensor, "row d_head"], Float[np.ndarray, " d_head"]],
-    scale: Float[Tensor, " row"],
-    token: Int[np.ndarray, " row"],
-    head: Head,
-) -> Float64[np.ndarray, " row"]:
-    z, mean = values[0], torch.from_numpy(values[1]).to(values[0].device)
-    writes = (z - mean) @ model.W_O(head.layer)[head.index]
-    tokens = torch.from_numpy(token).to(writes.device)
-    return np.asarray(readout.of_tokens(writes, scale, tokens).double().cpu().numpy())
 
 
 def _effects(

@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int
 
 from autointerp.records import Control, Interval, Score
 from autointerp.scoring.conditional_cases import Plan
+from autointerp.scoring.controls import compared
 from autointerp.stats.bootstrap import Resamples, interval
 
 MIN_SHARE, MIN_KL = 0.2, 1e-4
@@ -195,11 +196,7 @@ class ConditionalResult:
 
 
 def _control(name: str, own: Estimate, other: Estimate) -> Control:
-    gap = Estimate(own.value - other.value, own.draws - other.draws, own.n).interval()
-    return Control(
-        name=name, kind="null", value=other.value, difference=gap.value, low=gap.low, high=gap.high,
-        beaten=gap.low > 0,
-    )  # fmt: skip
+    return compared(name, own.value, other.value, own.draws - other.draws)
 
 
 def _mean(outcomes: Outcomes, what: str, resamples: Resamples) -> Estimate:

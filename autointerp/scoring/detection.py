@@ -23,7 +23,8 @@ from jaxtyping import Float
 from autointerp.llm import Answer
 from autointerp.records import Control, Description, Failure, Head, Score, Unscored
 from autointerp.scoring.answers import answers_schema, read_answers, yes_probabilities
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts, null_control
+from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.controls import compared
 from autointerp.scoring.detection_items import MIN_EACH, N_ITEMS, DetectionItem
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.stats.bootstrap import (
@@ -205,7 +206,7 @@ class _Scoring:
         for name, found in others.items():
             of = float(np.mean([auprc(other.e, self._active) for other in found]))
             drawn = np.mean([auprc_draws(other.e, self._active, self._resamples) for other in found], axis=0)
-            controls.append(null_control(name, value, of, spread - drawn))
+            controls.append(compared(name, value, of, spread - drawn))
         prevalence = float(self._active.mean())
         return Score(
             scorer="detection", metric="auprc", domain=domain, value=value, low=low, high=high, n_items=n, n_docs=n,
@@ -220,7 +221,7 @@ class _Scoring:
         orders = [rng.permutation(len(e)) for _ in range(SHUFFLES)]
         of = float(np.mean([auprc(e[order], self._active) for order in orders]))
         drawn = np.mean([auprc_draws(e[order], self._active, self._resamples) for order in orders], axis=0)
-        return null_control("answers shuffled over the items", value, of, spread - drawn)
+        return compared("answers shuffled over the items", value, of, spread - drawn)
 
     def _details(self, answers: Answers, order: float | None) -> dict[str, float | int | str | None]:
         e, n = answers.e, len(self._items)

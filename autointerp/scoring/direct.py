@@ -11,7 +11,7 @@ Later heads and MLPs that would answer the change are not asked: that is the tot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,26 @@ def direct_effects(
     following = np.arange(held_out.ids.shape[1]) < held_out.lengths[:, None] - 1
     where = held_out.rows & following
     sums = np.zeros((held_out.n_documents, model.n_layers, model.n_heads))
-    for start in range(0, len(held_out.ids), BATCH):
-        part = slice(start, start + BATCH)
-        row_window, effects = _batch(model, readout, held_out.ids[part], where[part], z_mean)
-        np.add.at(sums, held_out.documents[part][row_window], effects)
+    for window, effects in direct_rows(model, readout, held_out, where, z_mean):
+        np.add.at(sums, held_out.documents[window], effects)
     counts = np.bincount(held_out.documents, weights=where.sum(1), minlength=held_out.n_documents)
     return _intervals(sums, counts)
+
+
+def direct_rows(
+    model: LanguageModel,
+    readout: Readout,
+    held_out: HeldOutRows,
+    where: Bool[np.ndarray, "window pos"],
+    z_mean: Float[np.ndarray, "layer head d_head"],
+) -> Iterator[tuple[Int[np.ndarray, " row"], Float64[np.ndarray, "row layer head"]]]:
+    """Batches of (window of each row, direct effect of each head there), rows in the order of `np.nonzero(where)`;
+    `where` must mark rows with a next token in their window."""
+    for start in range(0, len(held_out.ids), BATCH):
+        part = slice(start, start + BATCH)
+        if where[part].any():
+            window, effects = _batch(model, readout, held_out.ids[part], where[part], z_mean)
+            yield window + start, effects
 
 
 def _batch(

@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.records import Description, Failure, Head, Score, Unscored
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts, null_control
+from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.controls import compared
 from autointerp.scoring.effect_rows import N_CANDIDATES, N_STRONG, Change, EffectRow
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.stats.bootstrap import Estimate, Resamples, interval, ratio_interval
@@ -199,10 +200,10 @@ def _score(
     own = rank_correlations(said, true)
     value, spread = float(own.mean()), drawn(own)
     low, high = interval(spread)
-    controls = [null_control("chance line", value, 0.0, spread)]
+    controls = [compared("chance line", value, 0.0, spread)]
     for name, answers in others.items():
         other = np.mean([rank_correlations(np.array(a), true) for a in answers], axis=0)
-        controls.append(null_control(name, value, float(other.mean()), spread - drawn(other)))
+        controls.append(compared(name, value, float(other.mean()), spread - drawn(other)))
     return Score(
         scorer="effect", metric="spearman", domain=domain, value=value, low=low, high=high,
         n_items=len(rows) * N_CANDIDATES, n_docs=len(rows), prevalence=float((true > 0).mean()), chance=0.0,
@@ -257,7 +258,7 @@ def effect_without_llm(description: Description, items: EffectItems, domain: str
     return Score(
         scorer="effect_sign", metric="sign_share", domain=domain, value=share.value, low=share.low, high=share.high,
         n_items=len(changes), n_docs=len(changes), prevalence=chance, chance=chance,
-        controls=(null_control("tokens of like frequency", share.value, chance, difference),),
+        controls=(compared("tokens of like frequency", share.value, chance, difference),),
         state="underpowered" if len(changes) < ENOUGH_SIGN_ROWS else "",
         details={
             "claim": claim, "mean_change": float(np.mean([change.value for change in changes])),

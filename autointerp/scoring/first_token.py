@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float64
 
 from autointerp.model import LanguageModel, Layer
-from autointerp.records import Control, Head, Score, Unscored
+from autointerp.records import Head, Score, Unscored
+from autointerp.scoring.controls import compared
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
 from autointerp.stats.bootstrap import Resamples, interval
@@ -62,11 +63,7 @@ def score_first_token(
     value, chance = float(_f1(totals)[0]), float(_always(totals)[0])
     spread = _f1(drawn)
     low, high = interval(spread)
-    difference = interval(spread - _always(drawn))
-    null = Control(
-        name="chance line", kind="null", value=chance, difference=value - chance,
-        low=difference[0], high=difference[1], beaten=difference[0] > 0,
-    )  # fmt: skip
+    null = compared("chance line", value, chance, spread - _always(drawn))
     return Score(
         scorer="first_token", metric="f1", domain=domain, value=value, low=low, high=high,
         n_items=int(totals["positives"][0] + totals["negatives"][0]), n_docs=int((by_document["rows"] > 0).sum()),

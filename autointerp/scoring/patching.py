@@ -27,6 +27,7 @@ from torch import Tensor
 
 from autointerp.model.one_position import RowChanges, run_changes
 from autointerp.records import Control, Head, Score, Unscored
+from autointerp.scoring.controls import compared
 from autointerp.scoring.head_values import GROUP_CELLS, HeadValues, layer_values
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.patch_edits import Edits, PatchSpec, find_edits
@@ -264,8 +265,4 @@ def _ratio(
 
 
 def _control(name: str, own: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]) -> Control:
-    low, high = interval(own[1:] - other[1:])
-    return Control(
-        name=name, kind="null", value=float(other[0]), difference=float(own[0] - other[0]), low=low, high=high,
-        beaten=low > 0,
-    )  # fmt: skip
+    return compared(name, float(own[0]), float(other[0]), own[1:] - other[1:])

@@ -25,7 +25,8 @@ from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
 from autointerp.records import Description, Failure, Head, Score, Unscored
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts, null_control
+from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.controls import compared
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
 from autointerp.stats.bootstrap import Resamples, interval
@@ -257,10 +258,10 @@ def _score(
     spread = by_document(hits)
     low, high = interval(spread)
     value = float(hits.mean())
-    controls = [null_control("chance line", value, float(chance.mean()), spread - by_document(chance))]
+    controls = [compared("chance line", value, float(chance.mean()), spread - by_document(chance))]
     for name, found in others.items():
         other = np.mean(found, axis=0)
-        controls.append(null_control(name, value, float(other.mean()), spread - by_document(other)))
+        controls.append(compared(name, value, float(other.mean()), spread - by_document(other)))
     return Score(
         scorer="pointing", metric="pointing", domain=domain, value=value, low=low, high=high,
         n_items=len(items), n_docs=n_docs, prevalence=float(chance.mean()), chance=float(chance.mean()),

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.records import Control, Score, Unscored
+from autointerp.scoring.controls import compared
 from autointerp.scoring.tallies import BY_HEAD, BY_PREDICATE, LayerTallies
 from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.stats.metrics import PEARSON_SUMS, f1_from_counts, pearson_from_sums
@@ -155,7 +156,7 @@ def _controls(
     select, test = splits
     own = test.of(contest.own)
     chance = measure.resampled_chance(own)
-    controls = [_control("chance line", "null", value, measure.chance(_totals(own)), spread - chance)]
+    controls = [compared("chance line", value, measure.chance(_totals(own)), spread - chance)]
     donors = [d for d in contest.donors if overlap.select[contest.own, d] < TWIN]
     name = f"shuffled explanation ({len(donors)} donors)"
     if len(donors) < MIN_DONORS:
@@ -164,7 +165,7 @@ def _controls(
     if donors:
         points = [_point(measure, test, d) for d in donors]
         shuffled = np.mean([_zero_nan(measure.resampled(test.of(d))) for d in donors], axis=0)
-        controls.append(_control(name, "null", value, float(np.mean(points)), spread - shuffled))
+        controls.append(compared(name, value, float(np.mean(points)), spread - shuffled))
     pool = dict(contest.rivals)
     if contest.identity:
         pool[IDENTITY] = max(contest.identity, key=lambda index: _point(measure, select, index))
@@ -174,7 +175,7 @@ def _controls(
         point = _point(measure, test, index)
         same = _same_rule(contest, overlap, index) >= SAME_RULE
         difference = spread - _zero_nan(measure.resampled(other))
-        controls.append(_control(rival, "rival", value, point, difference, same_rule=same))
+        controls.append(compared(rival, value, point, difference, "rival").model_copy(update={"same_rule": same}))
     return tuple(controls)
 
 
@@ -192,23 +193,6 @@ def _same_rule(contest: Contest, overlap: Overlap, index: int) -> float:
         return 0.0
     other, own = contest.identity_mask(contest.identity.index(index)), contest.own_mask
     return float((own & other).sum() / max(1, (own | other).sum()))
-
-
-def _control(
-    name: str, kind: str, value: float, point: float, difference: np.ndarray, *, same_rule: bool = False
-) -> Control:
-    low, high = interval(difference)
-    return Control(
-        name=name,
-        kind="rival" if kind == "rival" else "null",
-        value=point,
-        difference=value - point,
-        low=low,
-        high=high,
-        beaten=low > 0,
-        same_rule=same_rule,
-        p=float((1 + (difference <= 0).sum()) / (1 + len(difference))),
-    )
 
 
 def _details(own: Sums, test: HeadTallies) -> dict[str, float | int | str | None]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from autointerp.predicate import TokenTable, evaluate, parse
+from autointerp.records import Description, Failure, Head
 from autointerp.scoring.held_out import HeldOutRows
+
+DONOR_POOL = 24
 
 # Fixed rivals: rules of position that any model of language could follow (scoring_validity rule 10).
 POSITIONAL_RIVALS: dict[str, str] = {
@@ -74,3 +77,15 @@ def overlap(masks: Bool[np.ndarray, "predicate window dst src"]) -> Float[np.nda
     sizes = np.diag(both)
     union = sizes[:, None] + sizes[None, :] - both
     return np.where(union > 0, both / np.maximum(union, 1), 1.0)
+
+
+def predicate_of(outcome: Description | Failure) -> str | None:
+    """The predicate of a description that claims something."""
+    return None if isinstance(outcome, Failure) or outcome.abstained else outcome.predicate
+
+
+def some_predicates(claims: Mapping[Head, str], seed: int, limit: int) -> list[str]:
+    """Different predicates of the run, at most `limit`, in seeded order."""
+    unique = sorted(set(claims.values()))
+    order = np.random.default_rng(seed).permutation(len(unique))
+    return [unique[i] for i in order[:limit]]

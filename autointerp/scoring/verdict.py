@@ -33,9 +33,7 @@ def judge(
     if headline is None:
         why = "; ".join(f"{u.scorer}: {u.reason}" for u in unscored) or "no scorer gave a number"
         return Judgement(verdict="unscored", reason=why[:300])
-    causal = next((s for s in scores if s.scorer == CAUSAL and s.domain == headline.domain), None)
-    untested = next((u for u in unscored if u.scorer == CAUSAL), None)
-    verdict, reason = _verdict(headline, effect, causal or untested)
+    verdict, reason = _verdict(headline, effect, _causal(headline, scores, unscored))
     margin = _margin(headline.controls)
     coverage = headline.details.get("coverage")
     return Judgement(
@@ -84,13 +82,24 @@ def _verdict(headline: Score, effect: Interval, causal: Score | Unscored | None)
     return "supported", f"supported, covers {100 * coverage:.0f} %{equal}"
 
 
+def _causal(headline: Score, scores: tuple[Score, ...], unscored: tuple[Unscored, ...]) -> Score | Unscored | None:
+    """The causal test of the headline's domain, or why there is none. A claim on the first position names no pair that
+    could be taken out, so it is judged by the effect of the whole head."""
+    if headline.scorer == "first_token":
+        return None
+    found = next((s for s in scores if s.scorer == CAUSAL and s.domain == headline.domain), None)
+    return found or next((u for u in unscored if u.scorer == CAUSAL), None)
+
+
 def _no_cause(effect: Interval, causal: Score | Unscored | None) -> str:
     """Why the model does not depend on what the description names; empty where it does."""
     if isinstance(causal, Unscored):
         return f"no causal test: {causal.reason}"
+    if causal is None and effect.n == 0:
+        return "no causal test: neither conditional_ablation nor ablation was measured there"
     if causal is None:
-        low = effect.low > MIN_KL
-        return "" if low else f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+        weak = f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+        return "" if effect.low > MIN_KL else weak
     if causal.details.get("supported") == "yes" and "underpowered" in causal.state:
         return f"the causal test rests on {causal.n_docs} documents only"
     return "" if causal.details.get("supported") == "yes" else f"not causally: {causal.details.get('reason')}"
