@@ -146,6 +146,43 @@ def test_one_position_equals_whole_rows_on_other_architectures(architecture: str
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def native_model(**options: object) -> LanguageModel:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from autointerp.model.loading import wrap_bridge
+
+    tokenizer = tiny_tokenizer()
+    shape = {"n_layers": 2, "n_heads": 4, "d_model": 16, "d_head": 4, "d_mlp": 24, "n_ctx": 24, "act_fn": "gelu"}
+    config = TransformerBridgeConfig(**shape, d_vocab=len(tokenizer), seed=0, **options)
+    bridge = TransformerBridge.boot_native(config, tokenizer=tokenizer, device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for parameter in bridge.original_model.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return wrap_bridge(bridge, "native", "none")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"normalization_type": "LN"}, True),
+        ({"normalization_type": "RMS", "n_key_value_heads": 2}, True),
+        ({"normalization_type": None, "attn_only": True, "final_rms": True}, True),
+        ({"normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 4}, False),
+        ({"normalization_type": "LN", "attn_scores_soft_cap": 0.5}, False),
+    ],
+)
+def test_one_position_of_a_native_model_equals_whole_rows(options: dict[str, object], steps: bool) -> None:
+    model = native_model(**options)
+    ids, changes = changes_of(model, 20)
+    assert steps_exactly(model, ids) is steps
+    for one, other in zip(
+        gathered(model, ids, changes, run_changes), gathered(model, ids, changes, run_whole), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 def test_a_model_whose_step_is_not_exact_runs_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     ids, changes = changes_of(model, 10)

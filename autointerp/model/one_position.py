@@ -6,8 +6,9 @@
 3. Rows of equal dst run together, unpadded; changes of different heads and layers share a batch, and the unchanged
    row is run once beside all changes of it.
 
-Where the model has no such cache, or the first windows show that its step is not exact, each row runs as a batch
-entry of its own, cut at its destination (`model.resume`).
+transformer_lens's native model, which has no cache, is stepped by `model.native_step`. Where there is neither, or the
+first windows show that the step is not exact, each row runs as a batch entry of its own, cut at its destination
+(`model.resume`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from autointerp.model.language_model import HookFunction, LanguageModel
+from autointerp.model.native_step import is_native, native_hidden, native_keys_values
 from autointerp.model.readout import log_probs
 from autointerp.model.resume import clean_run, with_changed_z
 
@@ -101,6 +103,8 @@ def _cached(model: LanguageModel, ids: Int[np.ndarray, "window pos"]) -> _KeyVal
     from transformers import DynamicCache
 
     original = model.bridge.original_model
+    if is_native(model):
+        return native_keys_values(model, ids)
     if not hasattr(original, "base_model"):
         return None
     with torch.no_grad():
@@ -160,6 +164,9 @@ def _hidden(
     from transformers import DynamicCache
 
     picked = torch.from_numpy(windows).to(model.device)
+    if is_native(model):
+        earlier = [(keys[picked, :, :dst], values[picked, :, :dst]) for keys, values in cache]
+        return native_hidden(model, tokens, earlier, dict(hooks))
     past = DynamicCache()
     for layer, (keys, values) in enumerate(cache):
         past.update(keys[picked, :, :dst], values[picked, :, :dst], layer)
