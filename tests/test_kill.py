@@ -34,7 +34,7 @@ from tests.run_helpers import (
 )
 from tests.servers import MisbehavingServer
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 CONCURRENCY = 2
 
 
@@ -104,7 +104,7 @@ class Job:
 
     def finish(self) -> int:
         process = self.start()
-        process.join(60)
+        process.join(300)
         assert process.exitcode is not None, self.said.read_text()
         return process.exitcode
 
@@ -177,7 +177,6 @@ def test_killed_in_every_stage_the_run_ends_as_if_undisturbed(
         check_after_kills(job, server, undisturbed, 6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments_the_run_ends_as_if_undisturbed(
     tmp_path: Path, starts: Callable[..., BaseProcess], undisturbed: Path, seed: int
@@ -247,7 +246,7 @@ def test_a_killed_first_pass_goes_on_from_its_checkpoint(tmp_path: Path, starts:
         job.said.unlink()
         process = job.start()
         job.wait_for(process, lambda: "reading attention" in (job.said.read_text() if job.said.exists() else ""))
-        process.join(60)
+        process.join(300)
         first = next(line for line in job.said.read_text().splitlines() if line.startswith("reading attention"))
         assert int(first.split()[2]) > done
 

@@ -166,6 +166,7 @@ def test_heads_that_are_not_there(text: str) -> None:
 # a server without faults
 
 
+@pytest.mark.slow
 def test_every_head_is_described_and_a_second_run_makes_no_call(place: Place, tmp_path: Path) -> None:
     out = place.collected(tmp_path)
     with MisbehavingServer(describing) as server:
@@ -220,6 +221,7 @@ def test_recorded_and_scripted_runs_need_no_server(place: Place, undisturbed: Pa
 # a server with faults
 
 
+@pytest.mark.slow
 def test_faults_are_survived_and_nothing_answered_is_asked_again(
     place: Place, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def windows(model: LanguageModel, n: int = 24, size: int = 16, *, planted: bool 
     return LabelledWindows(ids, np.full(n, size), np.arange(n), labels, ("low", "high"))
 
 
+@pytest.mark.slow
 def test_a_described_head_gets_a_result_line_with_controls_and_a_warning_where_items_are_few() -> None:
     model = tiny_model()
     budget = ProbeBudget(max_items=150, shuffles=2, other_heads=2)
