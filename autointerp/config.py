@@ -6,15 +6,18 @@ This module is the only reader of the environment and of `.env`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from autointerp.errors import BadInput
 
 ENV_NAMES = {
     "AUTOINTERP_LLM": "llm",
+    "AUTOINTERP_JUDGE": "judge",
     "AUTOINTERP_TIMEOUT": "timeout",
     "AUTOINTERP_CONCURRENCY": "concurrency",
     "OPENAI_BASE_URL": "base_url",
@@ -24,6 +27,40 @@ ENV_NAMES = {
 
 DEFAULT_SCORERS = ("predicate", "pointing", "detection", "effect", "conditional_ablation", "patching", "ablation")
 SCORERS = (*DEFAULT_SCORERS, "probe")
+DEFAULT_AGENT, MAX_ROUNDS, MAX_BEST_OF = "rounds=2", 20, 200
+LENSES = ("logit", "entity", "selfie")
+NO_LENSES = ("none",)
+
+
+@dataclass(frozen=True)
+class AgentPlan:
+    """What `--agent` says. `rounds` 0 is off; `shuffled` hands every head the answers that another head's experiments
+    got, and `best_of` K takes the best of K one-shot answers instead of rounds: the controls of `bench agent`."""
+
+    rounds: int = 0
+    shuffled: bool = False
+    best_of: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> AgentPlan:
+        """Read `off`, `rounds=N`, `rounds=N,shuffled` or `best_of=K`. Raises ValueError."""
+        if text == "off":
+            return cls()
+        name, _, rest = text.partition("=")
+        number, _, more = rest.partition(",")
+        most = {"rounds": MAX_ROUNDS, "best_of": MAX_BEST_OF}.get(name, 0)
+        if not most or not number.isdecimal() or more not in ("", "shuffled") or (more and name != "rounds"):
+            raise ValueError("write off or rounds=N")
+        if not 1 <= int(number) <= most:
+            raise ValueError(f"{name} is a number from 1 to {most}")
+        if name == "best_of":
+            return cls(best_of=int(number))
+        return cls(rounds=int(number), shuffled=more == "shuffled")
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is done after the one shot."""
+        return self.rounds > 0 or self.best_of > 1
 
 
 class RunConfig(BaseModel):
@@ -42,6 +79,7 @@ class RunConfig(BaseModel):
     seed: int = 0
     explainer: Literal["auto", "llm", "detectors"] = "auto"
     llm: str = ""
+    judge: str = ""  # a second model of the same server, asked on a tenth of the heads
     base_url: str = ""
     temperature: float = 0.0
     max_reply_tokens: int = 700
@@ -49,8 +87,46 @@ class RunConfig(BaseModel):
     instruction: str = ""
     scorers: tuple[str, ...] = DEFAULT_SCORERS
     agent: str = "off"
-    lenses: tuple[str, ...] = ()
+    lenses: tuple[str, ...] = ()  # empty: those that need no more than there is (`chosen_lenses`)
+    entity_vectors: str = ""  # empty: those trained here or shipped, if any
     blind: bool = True
+
+    @field_validator("agent")
+    @classmethod
+    def _agent_is_read(cls, value: str) -> str:
+        AgentPlan.parse(value)
+        return value
+
+    @property
+    def agent_plan(self) -> AgentPlan:
+        """`agent`, read."""
+        return AgentPlan.parse(self.agent)
+
+
+def chosen_lenses(names: Sequence[str]) -> tuple[str, ...]:
+    """Lenses as a config holds them: () for the logit lens, and the entity lens where there are vectors; NO_LENSES;
+    or those named, the logit lens always. Raises BadInput for an unknown name, and for `none` beside others."""
+    unknown = sorted(set(names) - {*LENSES, *NO_LENSES})
+    if unknown:
+        raise BadInput(f"--lenses names {', '.join(unknown)}; known are {', '.join((*LENSES, *NO_LENSES))}.")
+    if "none" in names:
+        if set(names) != {"none"}:
+            raise BadInput("--lenses names none and others. Give one or the other.")
+        return NO_LENSES
+    return tuple(name for name in LENSES if name in names or name == "logit") if names else ()
+
+
+def check_lenses(config: RunConfig) -> None:
+    """Raises BadInput for lenses that cannot be meant, before a model is loaded."""
+    names = chosen_lenses(config.lenses)
+    if not config.entity_vectors:
+        return
+    if names and "entity" not in names:
+        raise BadInput(f"--entity-vectors is given, but --lenses is {','.join(names)}. Add entity, or leave one away.")
+    if not Path(config.entity_vectors).is_file():
+        raise BadInput(
+            f"--entity-vectors {config.entity_vectors} is no file. Give one that `autointerp entity-lens train` wrote."
+        )
 
 
 class Settings(BaseModel):

@@ -10,9 +10,9 @@ Tables show themselves in a notebook and have `to_dataframe`, `to_html`, `to_mar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from autointerp.corpus import ExplainSet, HeldOutSet, TokenCorpus
 from autointerp.demo.model import weights_folder
@@ -32,6 +32,15 @@ from autointerp.evidence.prompt_spans import LooksAtPrompt, looks_at_prompts, pr
 from autointerp.evidence.table import PairTable
 from autointerp.evidence.windows import SplitWindows, Window, text_windows
 from autointerp.finder import TokenFinder
+from autointerp.lenses.entity import LensOptions, entity_lens
+from autointerp.lenses.entity_checkpoint import find_vectors
+from autointerp.lenses.entity_frame import Context
+from autointerp.lenses.entity_result import EntityReading
+from autointerp.lenses.head_vectors import text_head_sources
+from autointerp.lenses.logit import LogitLens, logit_lens
+from autointerp.lenses.selfie import Interpreter, SelfieOptions, interpret_sources, interpret_text
+from autointerp.lenses.selfie_records import SelfieTable
+from autointerp.lenses.surgery import Mode
 from autointerp.model import LanguageModel, load_model, wrap_bridge
 from autointerp.records import Head
 
@@ -64,9 +73,33 @@ class RandomOptions(TypedDict, total=False):
     exclude_self: bool
 
 
+class EntityOptions(TypedDict, total=False):
+    """Options of `NotebookModel.entity_lens`: fields of `lenses.entity.LensOptions`."""
+
+    layers: tuple[int, ...] | None
+    theta_layer: int | None
+    use_filter: bool | None
+    logit_lens_k: int
+    controls: tuple[str, ...]
+    max_tokens: int
+
+
+class SelfieArguments(TypedDict, total=False):
+    """Options of `NotebookModel.selfie`: fields of `lenses.selfie.SelfieOptions`."""
+
+    prompts: tuple[str, ...]
+    placeholders: int
+    block: int | None
+    mode: Mode | None
+    strength: float | Literal["search"]
+    max_new_tokens: int
+    seed: int
+    nulls: int
+
+
 @dataclass(frozen=True, eq=False)
 class NotebookModel:
-    """A proved model and the questions that can be asked of its attention."""
+    """A proved model and the questions that can be asked of its attention and of its vectors."""
 
     model: LanguageModel
 
@@ -93,6 +126,39 @@ class NotebookModel:
     def looks_at(self, prompts: Sequence[LooksAtPrompt], filters: LooksAtFilter | None = None) -> LooksAtTable:
         """The heads that attend from the prompts' destination to their sources; see `looks_at_prompts`."""
         return looks_at(self.model, prompts, filters)
+
+    def logit_lens(self, text: str, layers: Sequence[int] | None = None) -> LogitLens:
+        """What the model would predict at each token if it stopped before each block."""
+        return logit_lens(self.model, text, layers)
+
+    def entity_lens(self, text: str, context: Context = "none", **options: Unpack[EntityOptions]) -> EntityReading:
+        """Layers by tokens of a text: the mention that each vector stands for, beside its controls.
+
+        Raises BadInput where there are no vectors for the model: train them with `autointerp entity-lens train`.
+        """
+        vectors = find_vectors(self.model, context)
+        if vectors is None:
+            raise BadInput(
+                f"there are no entity-lens vectors for {self.model.name}, context {context}. Train them: `autointerp "
+                "entity-lens train` with this model and context."
+            )
+        chosen = LensOptions(**options)
+        if "controls" not in options and context != "none":
+            chosen = replace(chosen, controls=("mean", "shuffled"))
+        return entity_lens(self.model, vectors, text, chosen)
+
+    def selfie(
+        self, text: str, layers: Sequence[int] | None = None, positions: Sequence[int] | None = None,
+        head: str | Head | None = None, **options: Unpack[SelfieArguments],
+    ) -> SelfieTable:  # fmt: skip
+        """The model's own words about a text's residual stream, or about a head's output there, with controls."""
+        chosen = SelfieOptions(**options)
+        if head is None:
+            return interpret_text(self.model, text, chosen, layers, positions)
+        if layers is not None:
+            raise BadInput("a head has its own layer; give a head or layers, not both.")
+        sources = text_head_sources(self.model, _head(head), text, positions)
+        return interpret_sources(Interpreter(self.model, chosen), sources)
 
     def finder(self, text: str) -> TokenFinder:
         """Finds words and phrases among the tokens of a text, positions as fed to this model."""

@@ -7,10 +7,16 @@ effects in nats or logits as named, distances in tokens (`dst - src`).
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import Field
+
+from autointerp.lens_records import HeadRowReading
+from autointerp.record_base import Head as Head
+from autointerp.record_base import Interval as Interval
+from autointerp.record_base import Real as Real
+from autointerp.record_base import Record as Record
+from autointerp.record_base import TokenValue as TokenValue
 
 LABELS: tuple[str, ...] = (
     "previous_token", "current_token", "first_token", "duplicate_token", "induction", "fixed_offset",
@@ -22,60 +28,6 @@ Domain = Literal["text", "repeats"]
 Stratum = Literal["top", "quantile", "random", "contrast"]
 Status = Literal["described", "abstained", "failed"]
 Verdict = Literal["supported", "partly", "refuted", "unscored"]
-
-
-def _null_is_nan(value: object) -> object:
-    return float("nan") if value is None else value
-
-
-Real = Annotated[float, BeforeValidator(_null_is_nan)]  # NaN is null in JSON, and null reads back as NaN
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, strict about unknown fields, NaN is null in JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Head(Record):
-    """One attention head; prints and parses as `L5H1` (`5.1` is accepted)."""
-
-    layer: int
-    index: int
-
-    def __str__(self) -> str:
-        return f"L{self.layer}H{self.index}"
-
-    def __lt__(self, other: Head) -> bool:
-        return (self.layer, self.index) < (other.layer, other.index)
-
-    def __hash__(self) -> int:
-        return hash((self.layer, self.index))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `L5H1` or `5.1`; raises ValueError otherwise."""
-        match = re.fullmatch(r"\s*(?:[Ll](\d+)[Hh](\d+)|(\d+)\.(\d+))\s*", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not a head: write L5H1 or 5.1")
-        layer, index = (int(part) for part in match.groups() if part is not None)
-        return cls(layer=layer, index=index)
-
-
-class Interval(Record):
-    """A number with its 95 % interval and the n behind it; NaN where it is undefined."""
-
-    value: Real
-    low: Real
-    high: Real
-    n: int
-
-
-class TokenValue(Record):
-    """A vocabulary token with a signed value in logits."""
-
-    token: str
-    value: Real
 
 
 class Source(Record):
@@ -184,7 +136,7 @@ class Reading(Record):
     null_max: Real  # highest value of any head of a random-weights model, or on shuffled tokens
     lift_over_uniform: Real
     fires: bool
-    detail: dict[str, str | float | int] = {}
+    detail: dict[str, str | float | int] = Field(default_factory=dict)
 
 
 class Readout(Record):
@@ -207,10 +159,15 @@ class Evidence(Record):
     readout: Readout
     examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()  # strata that could not be filled, examples dropped
+    lenses: tuple[HeadRowReading, ...] = ()  # of some of the examples, by their names
 
     def reading(self, name: str, data: str = "repeats") -> Reading | None:
         """The reading of detector `name` on `data`, or None where it was not taken."""
         return next((r for r in self.readings if r.name == name and r.data == data), None)
+
+    def in_words(self, example: Example) -> HeadRowReading | None:
+        """What the lenses read at an example's row, or None where they did not."""
+        return next((row for row in self.lenses if row.of(example.doc_id, example.window, example.dst)), None)
 
 
 class Description(Record):
@@ -267,7 +224,7 @@ class Score(Record):
     chance: Real
     controls: tuple[Control, ...] = ()
     state: str = ""  # e.g. `underpowered`
-    details: dict[str, float | int | str | None] = {}
+    details: dict[str, float | int | str | None] = Field(default_factory=dict)
 
 
 class Unscored(Record):
@@ -312,6 +269,82 @@ class Judgement(Record):
     coverage: float | None = None
 
 
+class Hypothesis(Record):
+    """A description that competes in a head's loop, with what the select split says of it."""
+
+    description: Description
+    no_predicate: str = ""  # the reason given for having none
+    select: dict[str, Any] = Field(default_factory=dict)  # of the free score on select; empty without a predicate
+    standing: Literal["settled", "partial", "open", "unscored", "refuted"] = "unscored"
+    why: str = ""
+
+
+class Experiment(Record):
+    """One experiment that was asked for: the request, and its numbers or why it was refused."""
+
+    tool: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    numbers: dict[str, Any] = Field(default_factory=dict)
+    error: str = ""
+    cost: int = 0  # tokens fed to the model, at most
+    repeated: bool = False  # asked before: answered from the transcript
+
+
+class Turn(Record):
+    """One step of a head's loop. A revision of several claims holds each claim alone and, last, all of them as one."""
+
+    step: Literal["one_shot", "hypotheses", "experiments", "revision"]
+    round: int = 0
+    thought: str = ""
+    hypotheses: tuple[Hypothesis, ...] = ()
+    experiments: tuple[Experiment, ...] = ()
+    abstained: bool = False
+    failure: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    repairs: int = 0
+    request_hashes: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> list[tuple[str, Hypothesis]]:
+        """The hypotheses with the names that they go by."""
+        found = list(self.hypotheses)
+        if self.step == "one_shot":
+            return [("one shot", one) for one in found]
+        if self.step == "hypotheses":
+            return [(f"hypothesis {n}", one) for n, one in enumerate(found, 2)]
+        alone = [(f"revision {self.round}, claim {n}", one) for n, one in enumerate(found[:-1], 1)]
+        return [*alone, *((f"revision {self.round}", one) for one in found[-1:])]
+
+
+class Transcript(Record):
+    """What the agent loop did about one head, why it stopped, and the one-shot answer that it began with."""
+
+    k: int
+    rounds: int  # begun
+    stop: str
+    chosen: str  # which description was kept: `one shot`, `hypothesis 2`, `revision 1`, `abstained`
+    one_shot: Description | None
+    one_shot_select: dict[str, Any] = Field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """(prompt, completion) tokens of all turns, the one-shot call included."""
+        return sum(t.prompt_tokens for t in self.turns), sum(t.completion_tokens for t in self.turns)
+
+
+class GroupEffect(Record):
+    """Heads described alike, removed together on the rows of the total effect: logits of the true next token."""
+
+    heads: tuple[Head, ...]
+    alike_in: Literal["predicate", "label"]
+    total: Interval  # all of them mean-ablated at once
+    alone: Interval  # this head
+    sum_of_singles: Interval  # each of them alone, added up
+    excess: Interval  # total minus sum_of_singles, paired: what they had made up for among themselves
+
+
 class HeadReport(Record):
     """A line of `heads.jsonl`: everything the run knows of one head."""
 
@@ -329,3 +362,5 @@ class HeadReport(Record):
     direct_effect: Interval | None = None  # centred logits on the true next token, later heads as they were
     total_effect: Interval | None = None  # the same with everything downstream recomputed, on a sample of the rows
     backed_up: bool = False  # later heads make up for it: the total is far below the direct effect on the same rows
+    group_effect: GroupEffect | None = None  # of a head that is backed up, where other heads are described like it
+    transcript: Transcript | None = None  # of the agent loop; None where it was off

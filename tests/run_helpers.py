@@ -76,7 +76,7 @@ def command(model: Path, corpus: Path, out: Path, *more: str) -> list[str]:
 
 def asking(url: str, *more: str) -> list[str]:
     """Options that ask a test server."""
-    return ["--explainer", "llm", "--llm", "test-model", "--base-url", url, *more]
+    return ["--explainer", "llm", "--llm", "test-model", "--base-url", url, "--agent", "off", *more]
 
 
 def config_for(model: Path, corpus: Path, **values: Any) -> RunConfig:

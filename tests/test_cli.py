@@ -37,7 +37,14 @@ from tests.run_helpers import (
 )
 from tests.servers import MisbehavingServer
 
-ENV = ("AUTOINTERP_LLM", "AUTOINTERP_TIMEOUT", "AUTOINTERP_CONCURRENCY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
+ENV = (
+    "AUTOINTERP_LLM",
+    "AUTOINTERP_JUDGE",
+    "AUTOINTERP_TIMEOUT",
+    "AUTOINTERP_CONCURRENCY",
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+)
 KEY = "sk-live-very-secret-0123456789abcdef"
 
 
@@ -389,7 +396,8 @@ def test_dry_run_prints_calls_tokens_and_cost(place: Place, tmp_path: Path, caps
 
 def test_failed_heads_give_exit_code_1_and_a_budget_3(place: Place, tmp_path: Path, capsys: Said) -> None:
     script = write(tmp_path / "script.jsonl", '{"fail": "out of ideas"}\n')
-    more = ["--explainer", "llm", "--llm", f"scripted:{script}", "--scorers", "predicate", "--heads", "0.*"]
+    more = ["--explainer", "llm", "--llm", f"scripted:{script}", "--scorers", "predicate", "--heads", "0.*",
+            "--agent", "off"]  # fmt: skip
     assert main(command(place.model, place.corpus, tmp_path / "runs" / "run", *more)) == 1
     said = capsys.readouterr().out
     assert "4 failed" in said

@@ -316,10 +316,8 @@ def hard(rows: HeldOutRows, yes: Callable[[int, int], bool]) -> Callable[[ChatRe
     return answer
 
 
-def detector(
-    chat: FakeChat, rows: HeldOutRows, able: Capabilities = ONCE, twice: frozenset[Head] = frozenset()
-) -> Detector:
-    return Detector(Asker(chat, able, Templates(), 0), STRINGS, rows, twice)
+def detector(chat: FakeChat, rows: HeldOutRows, able: Capabilities = ONCE) -> Detector:
+    return Detector(Asker(chat, able, Templates(), 0), STRINGS, rows)
 
 
 def scored(found: Score | Unscored) -> Score:
@@ -394,24 +392,6 @@ def test_a_server_that_keeps_its_probabilities_to_itself_is_counted() -> None:
     chat = FakeChat(hard(rows, lambda item, _: TRUTH[item]))
     score = scored(asyncio.run(detector(chat, rows).score(HEAD, CLAIM, {}, eight())))
     assert (len(chat.requests), score.value, score.details["items_without_probability"]) == (1, 1.0, 8)
-
-
-def test_the_second_order_is_asked_of_its_heads_only() -> None:
-    rows = held_out()
-    first, second = list(SAID), [e + 0.02 for e in SAID]
-
-    def answer(request: ChatRequest) -> ChatReply:
-        return soft(rows, second if request.purpose == "detection order" else first)(request)
-
-    for head, calls in ((HEADS[0], 2), (HEADS[1], 1)):
-        chat = FakeChat(answer)
-        found = detector(chat, rows, twice=frozenset({HEADS[0]})).score(head, CLAIM, {}, eight())
-        score = scored(asyncio.run(found))
-        assert len(chat.requests) == calls
-        assert score.value == pytest.approx((1 + 1 + 3 / 4 + 4 / 5) / 4)
-        assert score.details["order_effect"] == (pytest.approx(0.02) if calls == 2 else None)
-    orders = [[i["before"] for i in items_in(r)] for r in chat.requests]
-    assert orders[0] != sorted(orders[0])
 
 
 def test_controls_are_asked_on_the_same_items_in_the_same_order() -> None:

@@ -34,14 +34,9 @@ from autointerp.prompting import Templates
 from autointerp.records import Description, Failure, Head, Score, Unscored
 from autointerp.scoring.activity import row_states
 from autointerp.scoring.asking import Asker
-from autointerp.scoring.effect import (
-    Effect,
-    claimed_effect,
-    effect_without_llm,
-    rank_correlations,
-    read_changes,
-)
+from autointerp.scoring.effect import Effect, rank_correlations, read_changes
 from autointerp.scoring.effect_rows import CandidatePool, Change, EffectRow, effect_rows, successors
+from autointerp.scoring.effect_sign import claimed_effect, effect_without_llm
 from autointerp.scoring.held_out import HeldOutRows, text_rows
 from autointerp.scoring.no_evidence import describe_without_evidence
 from autointerp.scoring.suite import HeldOut
@@ -421,6 +416,9 @@ def test_a_fifth_of_the_heads_runs_controls_and_a_tenth_a_second_order() -> None
     assert len(control_heads(heads[:8], 0)) == 8
     assert len(control_heads(heads[:20], 0)) == 10
     assert len(order_heads(heads[:4], 0)) == 1
+    able = set(heads) - order_heads(heads, 0)
+    assert len(order_heads(heads, 0, able)) == 14 and order_heads(heads, 0, able) <= able
+    assert order_heads(heads, 0, set()) == frozenset()
 
 
 def test_the_guess_sees_no_evidence() -> None:
@@ -497,7 +495,9 @@ def test_at_most_four_calls_a_head_with_log_probabilities(place: Path, tmp_path:
     script = tmp_path / "script.jsonl"
     lines = [{"purpose": "explain", "reply": RULE}, {"fill": "drawn"}]
     script.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    config = config_in(place).model_copy(update={"llm": f"scripted:{script}"})
+    second = tmp_path / "second.jsonl"
+    second.write_text('{"fill": "drawn"}\n', encoding="utf-8")
+    config = config_in(place).model_copy(update={"llm": f"scripted:{script}", "judge": f"scripted:{second}"})
     out = collected(place, tmp_path / "runs" / "run", config)
     estimate = run_here(config, out, dry_run=True).estimate
     result = run_here(config, out)
@@ -505,8 +505,9 @@ def test_at_most_four_calls_a_head_with_log_probabilities(place: Path, tmp_path:
     assert max(sum(calls.values()) for calls in by_head.values()) == 4
     assert all(max(calls.values()) == 1 for calls in by_head.values())
     assert estimate is not None
-    assert {row[0]: row[1] for row in estimate.rows if row[1]} == by_purpose
+    assert {row[0]: row[1] for row in estimate.rows if row[1]} == by_purpose  # drawn answers do depend on the order
     assert estimate.note == ""
+    assert estimate.controls == sum(n for purpose, n in by_purpose.items() if " " in purpose)
     asked = lines_of(result.folder / "calls.jsonl")
     for purpose, _, prompt, completion in estimate.rows:
         spent = [line["usage"] for line in asked if line["purpose"] == purpose]
@@ -519,6 +520,19 @@ def test_at_most_four_calls_a_head_with_log_probabilities(place: Path, tmp_path:
     assert {c.name for c in scores["effect"].controls} == {"chance line", "generic descriptions (5)", "no evidence"}
     for report in result.reports:
         assert {s.scorer for s in report.scores} | {s.scorer for s in report.unscored} >= set(SCORED)
+    heads = [r.head for r in result.reports]
+    repeated = {(s.scorer, r.head): s.details for r in result.reports for s in r.scores if "judge_repeats" in s.details}
+    able = {name: {r.head for r in result.reports for s in r.scores if s.scorer == name} for name in SCORED}
+    assert set(repeated) == {(n, h) for n in SCORED if able[n] for h in order_heads(heads, config.seed, able[n])}
+    for (name, _), details in repeated.items():
+        assert (details["judge_repeats"], details["second_judge"]) == (5, "scripted")
+        assert abs(float(details["second_judge_agreement"] or 0)) < 1
+        assert by_purpose[f"{name} repeat control"] == 4  # the first is in the cache
+        assert by_purpose[f"{name} second-judge control"] == 1
+        assert by_purpose[f"{name} single-item control"] == details["single_items"]
+    assert sum("depend on the order" in note for note in result.notes) == len(repeated)
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "judge agreement with itself, alpha" in page and "second judge's agreement" in page
     again = run_here(config, collected(place, tmp_path / "elsewhere" / "run", config))
     assert [r.scores for r in again.reports] == [r.scores for r in result.reports]
 

@@ -10,7 +10,7 @@ import torch
 
 from autointerp.predicate import TokenTable, evaluate, parse
 from autointerp.records import Head, Interval, Score, Unscored
-from autointerp.scoring.backup import TotalAndDirect, total_and_direct
+from autointerp.scoring.backup import TotalAndDirect, remove_heads
 from autointerp.scoring.head_values import ExplainMeans, HeadValues, layer_values
 from autointerp.scoring.patch_edits import Edits, PatchSpec, find_edits
 from autointerp.scoring.patching import Job, PatchClaim, Patched, patch, score_patching
@@ -151,7 +151,7 @@ def test_total_and_direct_effects_by_hand() -> None:
     rows = rows_of(model, n=4)
     z_mean = np.random.default_rng(0).normal(size=(2, 4, 8)) * 0.1
     heads = [Head(layer=0, index=1), Head(layer=1, index=2)]
-    found = total_and_direct(model, rows, heads, z_mean, seed=0, rows=1000)
+    found = remove_heads(model, rows, heads, z_mean, seed=0, rows=1000)
     for head in heads:
         totals, directs = [], []
         for window, length in enumerate(rows.lengths):
@@ -181,11 +181,11 @@ def test_total_and_direct_effects_by_hand() -> None:
                 write = (write - write.mean()) / (residual[dst].var(correction=0) + 1e-5).sqrt() * gain
                 logits = write @ model.W_U
                 directs.append(float(logits[following] - logits.mean()))
-        assert found[head].total.value == pytest.approx(np.mean(totals), abs=1e-3)
-        assert found[head].direct.value == pytest.approx(np.mean(directs), abs=1e-3)
-        assert found[head].total_size == pytest.approx(np.abs(totals).mean(), abs=1e-3)
-        assert found[head].direct_size == pytest.approx(np.abs(directs).mean(), abs=1e-3)
-        assert found[head].total.n == len(totals) and found[head].kl.value > 0
+        assert found.of(head).total.value == pytest.approx(np.mean(totals), abs=1e-3)
+        assert found.of(head).direct.value == pytest.approx(np.mean(directs), abs=1e-3)
+        assert found.of(head).total_size == pytest.approx(np.abs(totals).mean(), abs=1e-3)
+        assert found.of(head).direct_size == pytest.approx(np.abs(directs).mean(), abs=1e-3)
+        assert found.of(head).total.n == len(totals) and found.of(head).kl.value > 0
 
 
 def test_backed_up_heads_are_told() -> None:

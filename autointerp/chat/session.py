@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autointerp.chat.rules import RULES_NAME, RulesChat
 from autointerp.chat.stand_ins import RECORDED, SCRIPTED, RecordedChat, ScriptedChat
 from autointerp.errors import ServerError
 from autointerp.llm import (
@@ -79,7 +80,7 @@ async def chat_session(
     local = _local_chat(options.llm)
     if local is not None:
         budget = Budget(find_prices("", "http://localhost"), **limits)
-        capabilities = await local.capabilities() if isinstance(local, RecordedChat) else Capabilities()
+        capabilities = Capabilities() if isinstance(local, ScriptedChat) else await local.capabilities()
         chat = CachedChat(BudgetedChat(local, budget), local.endpoint, cache, log, options.concurrency)
         yield ChatSession(chat, capabilities, local.endpoint, budget, ())
         return
@@ -123,7 +124,14 @@ class Memory:
         self.calls.append(record)
 
 
-def _local_chat(llm: str) -> ScriptedChat | RecordedChat | None:
+def is_stand_in(llm: str) -> bool:
+    """Whether this names a chat model without a server."""
+    return llm == RULES_NAME or llm.startswith((SCRIPTED, RECORDED))
+
+
+def _local_chat(llm: str) -> ScriptedChat | RecordedChat | RulesChat | None:
+    if llm == RULES_NAME:
+        return RulesChat()
     if llm.startswith(SCRIPTED):
         return ScriptedChat(Path(llm.removeprefix(SCRIPTED)))
     if llm.startswith(RECORDED):

@@ -1,4 +1,4 @@
-"""`autointerp bench planted` and `bench controls`: ground truth for explainers and for the scorers themselves."""
+"""`autointerp bench`: ground truth for explainers, for the scorers themselves, and for the agent loop."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autointerp.cli.bench_heads import heads_options
 from autointerp.cli.options import explain_options
 from autointerp.cli.screen import Screen, say
+from autointerp.config import DEFAULT_AGENT
 from autointerp.errors import BadInput
 
 if TYPE_CHECKING:
     from autointerp.config import RunConfig, Settings
     from autointerp.pipeline.bench_report import BenchResult
 
-PLANTED_SEEDS, CONTROL_SEEDS = "0,1,2", "0"
+PLANTED_SEEDS, CONTROL_SEEDS, AGENT_SEEDS = "0,1,2", "0", "0"
 MAX_TOKENS, CONTEXT = 32_000, 96
-# The causal scorers run whole rows on a native model, which keeps no keys and values: minutes a seed, on request.
-SCORERS = "predicate,pointing,detection,effect,ablation"
+# What decides about nonsense; the causal scorers could only refuse more of it.
+CONTROL_SCORERS = "predicate,pointing,detection,effect,ablation"
+# The loop is compared on what costs no call: nothing but describing takes tokens, and three runs end in minutes.
+AGENT_SCORERS, AGENT_MAX_TOKENS = "predicate,ablation", 16_000
 
 
 def bench_options(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +32,25 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     for name, text, seeds, run in (
         ("planted", "describe heads whose function is known, and compare", PLANTED_SEEDS, bench_planted),
         ("controls", "how often descriptions that say nothing true come out supported", CONTROL_SEEDS, bench_controls),
-    ):
+        ("agent", "one shot against the agent loop at equal cost, on heads whose function is known", AGENT_SEEDS,
+         bench_agent),
+    ):  # fmt: skip
         one = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         one.add_argument("--seeds", default=seeds, metavar="LIST", help=f"seeds of the planted models ({seeds})")
         one.add_argument("--out", metavar="DIR", help="folder of the runs, bench.json and bench.html "
                          f"(runs/<time>-bench-{name}); the same command with the same --out resumes")  # fmt: skip
-        _run_options(one)
+        _run_options(one, AGENT_MAX_TOKENS if name == "agent" else MAX_TOKENS)
         explain_options(one)
+        if name == "agent":
+            one.add_argument("--heads", metavar="LIST", help='some heads only: "0.1,3.*,L5H0-L5H3"')
         one.set_defaults(run=run, bench=name, retry_failed=False, dry_run=False)
+    heads_options(subparsers)
 
 
-def _run_options(parser: argparse.ArgumentParser) -> None:
+def _run_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     add = parser.add_argument_group("model and text").add_argument
-    add("--max-tokens", type=int, metavar="N", help=f"tokens of planted text, all splits together ({MAX_TOKENS})")
+    add("--max-tokens", type=int, metavar="N", help=f"tokens of planted text, all splits together ({max_tokens})")
     add("--context", type=int, metavar="N", help=f"tokens of a window, BOS included ({CONTEXT}; at most 128)")
     add("--device", metavar="NAME", help="cpu, cuda, ... (cuda if there is one)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="auto: float32")
@@ -74,6 +83,7 @@ def bench_planted(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Nonsense about planted heads, judged like any description."""
     screen = Screen()
+    arguments.scorers = CONTROL_SCORERS if arguments.scorers is None else arguments.scorers
     config, settings, seeds, folder = _prepared(arguments, screen)
     from autointerp.pipeline.bench_controls import controls_of_seed
     from autointerp.pipeline.bench_report import controls_result
@@ -83,6 +93,29 @@ def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     judged = [j for s in seeds for j in controls_of_seed(config, s, folder / f"seed-{s}", options, screen)]
     screen.close()
     _say(controls_result(judged, seeds, config.explainer), folder)
+    return 0
+
+
+def bench_agent(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """One shot against the loop, paired by head."""
+    screen = Screen()
+    arguments.agent = DEFAULT_AGENT if arguments.agent is None else arguments.agent
+    arguments.scorers = AGENT_SCORERS if arguments.scorers is None else arguments.scorers
+    arguments.max_tokens = AGENT_MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
+    config, settings, seeds, folder = _prepared(arguments, screen)
+    from autointerp.pipeline.bench_agent import bench_agent_seed
+    from autointerp.pipeline.bench_agent_report import agent_result
+    from autointerp.pipeline.job import JobOptions
+
+    options = JobOptions(settings, "", arguments.retry_failed)
+    runs = []
+    for seed in seeds:
+        runs.append(bench_agent_seed(config, seed, folder / f"seed-{seed}", options, screen))
+        if runs[-1].stopped is not None:
+            screen.note(f"autointerp: {runs[-1].stopped}")
+            return runs[-1].stopped.exit_code
+    screen.close()
+    _say(agent_result([head for run in runs for head in run.heads], config.llm, config.agent), folder)
     return 0
 
 
@@ -98,9 +131,10 @@ def _prepared(arguments: argparse.Namespace, screen: Screen) -> tuple[RunConfig,
     """Options over environment; the explainer decided; seeds read; the folder named."""
     from autointerp.cli.commands import resolved_run
 
+    arguments.agent = "off" if arguments.agent is None else arguments.agent
+    arguments.lenses = "none" if arguments.lenses is None else arguments.lenses
     arguments.max_tokens = MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
     arguments.context = CONTEXT if arguments.context is None else arguments.context
-    arguments.scorers = SCORERS if arguments.scorers is None else arguments.scorers
     seeds = _seeds(arguments.seeds)
     config, settings = resolved_run(arguments, screen)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{arguments.bench}"

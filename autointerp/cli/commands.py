@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from autointerp.cli.options import resolve
 from autointerp.cli.screen import Screen, say
 from autointerp.cli.sources import sources_of
-from autointerp.config import RunConfig, Settings, read_environment
+from autointerp.config import DEFAULT_AGENT, RunConfig, Settings, read_environment
 from autointerp.errors import BadInput
 from autointerp.records import Head
 
@@ -31,6 +31,7 @@ def describe_all_heads(arguments: argparse.Namespace, words: Sequence[str]) -> i
     screen.close()
     if result.estimate is not None:
         _say_estimate(result.estimate)
+        say(str(result.lenses))
         return 0
     _say_result(result)
     return _exit_code(result)
@@ -43,6 +44,7 @@ def describe_head(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     screen.close()
     if result.estimate is not None:
         _say_estimate(result.estimate)
+        say(str(result.lenses))
         return 0
     from autointerp.report import card_text
 
@@ -86,6 +88,7 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from autointerp.explain import explain_prompt
     from autointerp.pipeline.collecting import collected_evidence, evidence_of
     from autointerp.pipeline.inputs import load_inputs
+    from autointerp.pipeline.lens_readings import plan_lenses, read_lenses
     from autointerp.pipeline.talking import language_settings, saved_prompting, templates
     from autointerp.store import RunFolder
 
@@ -99,7 +102,9 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as run:
             one = config.model_copy(update={"heads": str(head)})
             inputs = load_inputs(one, sources_of(config), Path(folder) / "cache")
+            plan = plan_lenses(config, inputs.model)
             collected = collected_evidence(run, inputs, [head], config.seed, settings.batch_size, screen)
+            collected, _ = read_lenses(run, inputs, collected, plan, screen)
         screen.close()
         evidence = collected.evidence[head]
     prompt, notes = explain_prompt(evidence, templates(config), language_settings(config), context)
@@ -179,8 +184,18 @@ def _resolved(arguments: argparse.Namespace) -> tuple[RunConfig, Settings]:
         server = config.llm or config.base_url or settings.api_key
         config = config.model_copy(update={"explainer": "llm" if server else "detectors"})
     if config.explainer != "llm" and arguments.run is not check_server:
-        config = config.model_copy(update={"llm": "", "base_url": ""})  # they do not change its result
-    return config, settings
+        config = config.model_copy(update={"llm": "", "judge": "", "base_url": ""})  # they do not change its result
+    return config.model_copy(update={"agent": _agent(arguments, config)}), settings
+
+
+def _agent(arguments: argparse.Namespace, config: RunConfig) -> str:
+    """`--agent` as given, else on where a language model explains: the config says which."""
+    given = getattr(arguments, "agent", None)
+    if given is None:
+        return DEFAULT_AGENT if config.explainer == "llm" else "off"
+    if config.agent_plan.on and config.explainer != "llm":
+        raise BadInput(f"--agent {given} needs a language model. Give --llm or --base-url, or --agent off.")
+    return config.agent
 
 
 def _chosen(config: RunConfig) -> str:
@@ -214,11 +229,13 @@ def _silence() -> None:
 
 
 def _say_estimate(estimate: Estimate) -> None:
-    say(f"{'purpose':<20} {'calls':>8} {'prompt tokens':>14} {'reply tokens':>14}")
+    say(f"{'purpose':<29} {'calls':>8} {'prompt tokens':>14} {'reply tokens':>14}")
     for purpose, calls, prompt, completion in estimate.rows:
-        say(f"{purpose:<20} {calls:>8} {prompt:>14} {completion:>14}")
+        say(f"{purpose:<29} {calls:>8} {prompt:>14} {completion:>14}")
     cost = "unknown" if estimate.usd is None else f"{estimate.usd:.4f} USD"
-    say(f"{'total':<20} {estimate.calls:>8}   cost at most {cost} ({estimate.price_source}); repairs not counted")
+    say(f"{'total':<29} {estimate.calls:>8}   cost at most {cost} ({estimate.price_source}); repairs not counted")
+    if estimate.controls:
+        say(f"of these {estimate.controls} are controls; single items are asked only where the order of items matters")
     if estimate.note:
         say(estimate.note)
 
@@ -230,6 +247,8 @@ def _say_result(result: JobResult) -> None:
     states = Counter(r.status for r in result.reports)
     say(f"{len(result.reports)} heads: " + ", ".join(f"{n} {name}" for name, n in sorted(states.items())))
     say("verdicts: " + ", ".join(f"{n} {name}" for name, n in sorted(verdicts.items())))
+    if result.lenses is not None:
+        say(str(result.lenses))
     for note in result.notes:
         say(f"note: {note}")
     for failed in result.failed[:10]:

@@ -40,7 +40,9 @@ def compare(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         say(table.getvalue().rstrip("\n"))
     elif arguments.format == "json":
         totals = {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high} if found.n else {"n": 0}
-        say(json.dumps({"margin_difference": totals, "settings": found.settings, "heads": [p.row() for p in pairs]}))
+        lenses = {} if found.lenses is None else {"lenses": found.lenses.as_json()}
+        rows = [p.row() for p in pairs]
+        say(json.dumps({"margin_difference": totals, "settings": found.settings, **lenses, "heads": rows}))
     else:
         say(comparison_markdown(found, (folders[0].name, folders[1].name), every=arguments.all).rstrip("\n"))
     return 0

@@ -21,6 +21,7 @@ from autointerp.cli.entity_lens import entity_lens_options
 from autointerp.cli.interrupt import INTERRUPTED, ends_on_interrupt
 from autointerp.cli.logit_lens import logit_lens_options
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
+from autointerp.cli.patch import patch_options
 from autointerp.cli.probe import probe, probe_options
 from autointerp.cli.selfie import selfie_options
 from autointerp.errors import AutointerpError
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         _describe_all, _describe_one, _multiples, _render, _report, _check, _compare, _probe,
-        _bench, _entity_lens, _selfie, _logit_lens,
+        _bench, _entity_lens, _selfie, _logit_lens, _patch,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -164,7 +165,8 @@ def _probe(subparsers: Adder[argparse.ArgumentParser]) -> None:
 
 
 def _bench(subparsers: Adder[argparse.ArgumentParser]) -> None:
-    bench_options(_command(subparsers, "bench", "ground truth: planted heads, and how often nonsense passes"))
+    text = "ground truth: planted heads, how often nonsense passes, loop against one shot, published heads"
+    bench_options(_command(subparsers, "bench", text))
 
 
 def _entity_lens(subparsers: Adder[argparse.ArgumentParser]) -> None:
@@ -178,3 +180,8 @@ def _selfie(subparsers: Adder[argparse.ArgumentParser]) -> None:
 
 def _logit_lens(subparsers: Adder[argparse.ArgumentParser]) -> None:
     logit_lens_options(_command(subparsers, "logit-lens", "what the model would predict before each block"))
+
+
+def _patch(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    text = "activation patching and path patching over a set of clean and corrupted prompts"
+    patch_options(_command(subparsers, "patch", text))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autointerp.config import SCORERS, RunConfig, Settings
+from autointerp.config import DEFAULT_AGENT, SCORERS, RunConfig, Settings, check_lenses, chosen_lenses
 from autointerp.errors import BadInput
 
 _LISTS = ("scorers", "lenses")
@@ -40,7 +40,17 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
         "--llm is set, else detectors")  # fmt: skip
     add("--prompts", metavar="DIR", help="folder whose templates win over the shipped ones, name by name")
     add("--instruction", metavar="TEXT", help="text added to the explain prompt")
+    add("--judge", metavar="NAME", help="a second model of the same server (AUTOINTERP_JUDGE), asked once more what "
+        "the scorers ask on a tenth of the heads: how far the two agree (default: none)")  # fmt: skip
     add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(SCORERS)} (all but probe)")
+    add("--lenses", metavar="LIST", help="what each head writes, in words, as evidence: comma-separated, of logit, "
+        "entity, selfie, or none (logit, and entity where vectors for the model exist; selfie takes minutes a head on "
+        "large models)")  # fmt: skip
+    add("--entity-vectors", metavar="FILE", help="entity-lens vectors to read with (those trained here, else those "
+        "that ship for the model)")  # fmt: skip
+    add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
+        f"rounds of experiments, revision, where the verdict is open ({DEFAULT_AGENT} with an LLM explainer, else off; "
+        "at most half of a budget)")  # fmt: skip
     server_options(parser)
     group = parser.add_argument_group("budget")
     add = group.add_argument
@@ -54,7 +64,8 @@ def server_options(parser: argparse.ArgumentParser) -> None:
     """Options that name the OpenAI-compatible server."""
     group = parser.add_argument_group("language model", "the key comes from OPENAI_API_KEY, in the environment or .env")
     add = group.add_argument
-    add("--llm", metavar="NAME", help="model name (AUTOINTERP_LLM), scripted:FILE or recorded:RUN")
+    add("--llm", metavar="NAME", help="model name (AUTOINTERP_LLM), scripted:FILE, recorded:RUN, or rules "
+        "(fixed rules, to try things out)")  # fmt: skip
     add("--base-url", metavar="URL", help="of the OpenAI-compatible server, with /v1 (OPENAI_BASE_URL)")
     add("--timeout", type=float, metavar="S", help="seconds for one request (600)")
     add("--concurrency", type=int, metavar="N", help="requests in flight (8)")
@@ -78,12 +89,17 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tu
     unknown = sorted(set(both.get("scorers", ())) - set(SCORERS))
     if unknown:
         raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(SCORERS)}.")
+    if "lenses" in both:
+        both["lenses"] = chosen_lenses(both["lenses"])
     if str(both.get("model", "")).partition(":")[0] == "planted":
         both.setdefault("corpus", ("planted",))  # it knows no other words
+    if both.get("judge") and both["judge"] == both.get("llm"):
+        raise BadInput(f"--judge {both['judge']!r} is the model of --llm. Name another one, or leave --judge out.")
     if "corpus" in both:
         both["corpus"] = tuple(both["corpus"])
     settings = _build(Settings, {n: v for n, v in both.items() if n in Settings.model_fields})
     config = _build(RunConfig, {n: v for n, v in both.items() if n in RunConfig.model_fields})
+    check_lenses(config)
     return config, settings
 
 

@@ -192,7 +192,7 @@ class _ReplyReader:
 
     def read(self, reply: dict[str, Any]) -> Description:
         """A description, or ValueError with what to correct."""
-        description = _plain_description(reply)
+        description = plain_description(reply)
         predicate = _string(reply, "predicate", 400).strip()
         if description.abstained or not predicate:
             return description
@@ -204,7 +204,8 @@ class _ReplyReader:
         return description.model_copy(update={"predicate": predicate})
 
 
-def _plain_description(reply: dict[str, Any]) -> Description:
+def plain_description(reply: dict[str, Any]) -> Description:
+    """The fields of a reply but the predicate, checked. Raises ValueError with what to correct."""
     label = _string(reply, "label", 40)
     if label not in LABELS:
         raise ValueError(f"label {label!r} is not one of {', '.join(LABELS)}")

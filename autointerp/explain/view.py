@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autointerp.explain.words import lens_names, row_words
+from autointerp.lens_records import HeadRowReading
 from autointerp.records import Evidence, Example, Source, TokenTotal, TokenValue
 
 BEFORE, AFTER, SOURCES = 40, 8, 3
@@ -14,7 +16,8 @@ Plain = dict[str, Any]
 def evidence_view(evidence: Evidence, examples: tuple[Example, ...] | None = None) -> Plain:
     """Everything of `evidence` that a language model is shown."""
     chosen = evidence.examples if examples is None else examples
-    return {
+    read = {"in_words": sorted({name for row in evidence.lenses for name in lens_names(row)})}
+    return (read if evidence.lenses else {}) | {
         "statistics": _statistics(evidence),
         "measurements": [
             {
@@ -35,7 +38,7 @@ def evidence_view(evidence: Evidence, examples: tuple[Example, ...] | None = Non
             "lowered": _values(evidence.readout.down[:6]),
         },
         "examples": {
-            stratum: [_example(e) for e in chosen if e.stratum == stratum]
+            stratum: [_example(e, evidence.in_words(e)) for e in chosen if e.stratum == stratum]
             for stratum in ("top", "quantile", "random", "contrast")
         },
     }
@@ -72,9 +75,9 @@ def _values(values: tuple[TokenValue, ...]) -> list[Plain]:
     return [{"token": v.token, "logits": round(v.value, 2)} for v in values]
 
 
-def _example(example: Example) -> Plain:
+def _example(example: Example, row: HeadRowReading | None) -> Plain:
     start = max(0, example.dst - BEFORE)
-    return {
+    return ({} if row is None else {"in_words": row_words(row)}) | {
         "before": "".join(example.tokens[start : example.dst]),
         "dst": example.dst_token,
         "after": "".join(example.tokens[example.dst + 1 : example.dst + 1 + AFTER]),

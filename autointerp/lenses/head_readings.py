@@ -5,7 +5,8 @@ For each chosen row, of the head's output and of the difference that it makes (`
    (`model.Readout`, the product's one way to read writes; the library's own readout would norm a write as if it were
    the whole stream);
 2. SelfIE for the first `max_rows` rows, with all its controls; mean and shuffled vectors come from the rows of other
-   documents given as `reference`.
+   documents given as `reference`;
+3. the entity lens where its vectors are given (`head_entities`).
 
 The cost is bounded by the options (`cost_bound`) and told (`tokens`, `seconds`). Only readings with the verdict
 `specific` may be shown to an explainer as evidence.
@@ -19,67 +20,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from autointerp.errors import BadInput, ModelError
-from autointerp.lenses.head_vectors import HeadRow, HeadVectors, What, head_source, head_vectors
+from autointerp.lens_records import (
+    EntityVectorReading,
+    HeadReadings,
+    HeadRowReading,
+    HeadVectorReading,
+    SelfieReading,
+    StreamReading,
+    What,
+)
+from autointerp.lenses.head_entities import HeadEntities
+from autointerp.lenses.head_vectors import HeadRow, HeadVectors, head_source, head_vectors
 from autointerp.lenses.selfie import Interpreter, SelfieOptions
-from autointerp.lenses.selfie_records import ControlReading, SelfieRow, Verdict
+from autointerp.lenses.selfie_records import SelfieRow
 from autointerp.lenses.sources import Pool
 from autointerp.model import LanguageModel, Readout
-from autointerp.records import Head, Real, Record, TokenValue
+from autointerp.records import Head, TokenValue
 
 KINDS: tuple[What, ...] = ("output", "difference")
 EVIDENCE = SelfieOptions(prompts=("thing", "describe", "next"), max_new_tokens=8, nulls=19)
-
-
-class SelfieReading(Record):
-    """What the model said of a vector to one prompt, what it said under controls, and the verdict; nats."""
-
-    prompt: str
-    text: str
-    total: Real
-    margin: Real
-    null_p: Real
-    verdict: Verdict
-    controls: tuple[ControlReading, ...]
-
-
-class HeadVectorReading(Record):
-    """One vector of a head at one row. `up`, `down`: tokens that it raises and lowers most, centred logits; empty
-    where the model's writes cannot be read as logits. `selfie` is empty where it was not asked for."""
-
-    what: What
-    norm: Real
-    up: tuple[TokenValue, ...]
-    down: tuple[TokenValue, ...]
-    selfie: tuple[SelfieReading, ...] = ()
-
-
-class HeadRowReading(Record):
-    """The readings of one row, by the names of its `Example`."""
-
-    doc_id: str
-    window: int
-    dst: int
-    stratum: str
-    vectors: tuple[HeadVectorReading, ...]
-
-
-class HeadReadings(Record):
-    """All readings of a head, with what they cost; `notes` say what could not be read."""
-
-    head: Head
-    rows: tuple[HeadRowReading, ...]
-    tokens: int  # that the model read
-    seconds: Real
-    notes: tuple[str, ...] = ()
-
-    def specific(self) -> tuple[SelfieReading, ...]:
-        """The SelfIE readings that may stand as evidence."""
-        found = (s for row in self.rows for vector in row.vectors for s in vector.selfie)
-        return tuple(s for s in found if s.verdict == "specific")
 
 
 @dataclass(frozen=True)
@@ -93,11 +56,23 @@ class HeadLensOptions:
     batch_size: int = 16
 
 
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """What the lenses found, by kind of vector, SelfIE and the entity lens also by row."""
+
+    lens: dict[What, Float[Tensor, "row d_vocab"]]
+    said: dict[tuple[What, int], tuple[SelfieReading, ...]]
+    named: dict[tuple[What, int], EntityVectorReading | None]
+    streams: list[StreamReading | None]
+
+
 class HeadReader:
     """Reads heads of one model; the final norm's gain and the prompts are found once."""
 
-    def __init__(self, model: LanguageModel, options: HeadLensOptions | None = None) -> None:
-        self.model, self.options = model, options or HeadLensOptions()
+    def __init__(
+        self, model: LanguageModel, options: HeadLensOptions | None = None, entities: HeadEntities | None = None
+    ) -> None:
+        self.model, self.options, self.entities = model, options or HeadLensOptions(), entities
         if self.options.max_rows < 0 or not self.options.kinds:
             raise BadInput(f"max_rows is {self.options.max_rows} and {len(self.options.kinds)} kinds of vector are "
                            "asked for; give 0 or more rows and at least one kind.")  # fmt: skip
@@ -118,43 +93,61 @@ class HeadReader:
         Raises BadInput for a head or row that the model does not have.
         """
         started = time.monotonic()
-        before = self.interpreter.tokens_fed if self.interpreter else 0
+        before = self._fed
         every = [*rows, *reference]
         if not rows:
             return HeadReadings(head=head, rows=(), tokens=0, seconds=0.0)
         vectors = head_vectors(self.model, head, every, z_mean, self.options.batch_size)
-        lens = self._lens(every, vectors)
         said, notes = self._said(head, every, len(rows), vectors)
-        found = tuple(self._row(n, row, vectors, lens, said) for n, row in enumerate(rows))
-        own = 3 * sum(row.dst + 1 for row in every)
-        spent = self.interpreter.tokens_fed - before if self.interpreter else 0
+        named = self._named(head, every, len(rows), vectors)
+        streams = [] if self.entities is None else self.entities.read_streams(vectors, len(rows))
+        words = _Words(self._lens(every, vectors), said, named, streams)
+        found = tuple(self._row(n, row, vectors, words) for n, row in enumerate(rows))
+        spent = 3 * sum(row.dst + 1 for row in every) + self._fed - before
         told = (*([self._refused] if self._refused else []), *notes)
-        return HeadReadings(head=head, rows=found, tokens=own + spent, seconds=time.monotonic() - started, notes=told)
+        return HeadReadings(head=head, rows=found, tokens=spent, seconds=time.monotonic() - started, notes=told)
 
-    def _row(
-        self,
-        n: int,
-        row: HeadRow,
-        vectors: HeadVectors,
-        lens: dict[What, Tensor],
-        said: dict[tuple[What, int], tuple[SelfieReading, ...]],
-    ) -> HeadRowReading:
+    def _row(self, n: int, row: HeadRow, vectors: HeadVectors, words: _Words) -> HeadRowReading:
         readings = []
         for what in self.options.kinds:
-            up, down = self._extremes(lens[what][n]) if what in lens else ((), ())
-            norm = float(vectors.of(what)[n].norm())
-            readings.append(HeadVectorReading(what=what, norm=norm, up=up, down=down, selfie=said.get((what, n), ())))
+            up, down = self._extremes(words.lens[what][n]) if what in words.lens else ((), ())
+            norm, place = _six(float(vectors.of(what)[n].norm())), (what, n)
+            said, named = words.said.get(place, ()), words.named.get(place)
+            readings.append(HeadVectorReading(what=what, norm=norm, up=up, down=down, selfie=said, entity=named))
         return HeadRowReading(
-            doc_id=row.doc_id, window=row.window, dst=row.dst, stratum=row.stratum, vectors=tuple(readings)
-        )
+            doc_id=row.doc_id, window=row.window, dst=row.dst, stratum=row.stratum, vectors=tuple(readings),
+            stream=words.streams[n] if words.streams else None,
+        )  # fmt: skip
+
+    @property
+    def _fed(self) -> int:
+        lenses = (self.interpreter, self.entities)
+        return sum(lens.tokens_fed for lens in lenses if lens is not None)
+
+    def _named(
+        self, head: Head, rows: Sequence[HeadRow], n_rows: int, vectors: HeadVectors
+    ) -> dict[tuple[What, int], EntityVectorReading | None]:
+        if self.entities is None:
+            return {}
+        documents = [row.doc_id for row in rows]
+        return {
+            (what, place): reading
+            for what in self.options.kinds
+            for place, reading in enumerate(self.entities.read(head, what, vectors.of(what), documents, n_rows))
+        }
+
+    def fit_readout(self, ids: Int[np.ndarray, "row pos"]) -> None:
+        """Find the final norm's gain on these rows; else it is found on the first rows that are read, and the last
+        digits of what is read depend on which these are."""
+        try:
+            self._readout = Readout.of(self.model, self.model.to_ids(ids))
+        except ModelError as error:
+            self._refused = str(error)
 
     def _lens(self, rows: Sequence[HeadRow], vectors: HeadVectors) -> dict[What, Float[Tensor, "row d_vocab"]]:
         """Centred logits of the vectors; nothing where the model's writes cannot be read so."""
         if self._readout is None and not self._refused:
-            try:
-                self._readout = Readout.of(self.model, self.model.to_ids(np.array([_longest(rows)])))
-            except ModelError as error:
-                self._refused = str(error)
+            self.fit_readout(np.array([_longest(rows)]))
         if self._readout is None:
             return {}
         scale = self._readout.scale(vectors.final.to(self.model.device))
@@ -170,7 +163,7 @@ class HeadReader:
 
     def _values(self, ids: Tensor, values: Tensor) -> tuple[TokenValue, ...]:
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
-        return tuple(TokenValue(token=self.model.strings[i], value=float(f"{v:.6g}")) for i, v in pairs)
+        return tuple(TokenValue(token=self.model.strings[i], value=_six(v)) for i, v in pairs)
 
     def _said(
         self, head: Head, rows: Sequence[HeadRow], n_rows: int, vectors: HeadVectors
@@ -234,9 +227,14 @@ def cost_bound(model: LanguageModel, options: HeadLensOptions, n_rows: int, leng
 
 def _told(row: SelfieRow) -> SelfieReading:
     return SelfieReading(
-        prompt=row.prompt_name, text=row.interpretation, total=row.total, margin=row.margin, null_p=row.null_p,
-        verdict=row.verdict, controls=row.controls,
+        prompt=row.prompt_name, text=row.interpretation, total=_six(row.total), margin=_six(row.margin),
+        null_p=_six(row.null_p), verdict=row.verdict,
+        controls=tuple(control.model_copy(update={"total": _six(control.total)}) for control in row.controls),
     )  # fmt: skip
+
+
+def _six(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _longest(rows: Sequence[HeadRow]) -> tuple[int, ...]:

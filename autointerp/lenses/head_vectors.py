@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autointerp.errors import BadInput
+from autointerp.lens_records import What
 from autointerp.lenses.sources import Source, feed_text
 from autointerp.model import LanguageModel
 from autointerp.model.site_changes import changing_site
 from autointerp.model.sites import Batch, Row, Site, batches, read_sites
 from autointerp.records import Head
-
-What = Literal["output", "difference"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autointerp.errors import BadInput
+from autointerp.lens_records import ControlReading
 from autointerp.lenses.reference import REFERENCE_TEXTS
 from autointerp.lenses.selfie_numbers import (
     TEXT_CONTROL,
@@ -31,7 +32,7 @@ from autointerp.lenses.selfie_numbers import (
     treatment,
 )
 from autointerp.lenses.selfie_prompts import BASE_PROMPTS, PlaceholderPrompt, build_prompt
-from autointerp.lenses.selfie_records import ControlReading, SelfieRow, SelfieTable
+from autointerp.lenses.selfie_records import SelfieRow, SelfieTable
 from autointerp.lenses.selfie_run import (
     Answer,
     Case,

@@ -11,16 +11,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autointerp.lens_records import SelfieVerdict
 from autointerp.stats.bootstrap import Resamples, ratio_interval
 
-Verdict = Literal["specific", "context_only", "abstain"]
 VECTOR_CONTROLS = ("none", "zero", "random", "mean", "shuffled")
 TEXT_CONTROL = "text_only"
 FLOOR = math.log(1e-9)  # of log-probabilities, nats
@@ -85,7 +84,7 @@ def _over_prompts(values: Sequence[float], seed: int) -> tuple[float, float, flo
     return found.value, found.low, found.high
 
 
-def row_verdict(test: SourceTest, own_margin: float, text: str, control_texts: Mapping[str, str]) -> Verdict:
+def row_verdict(test: SourceTest, own_margin: float, text: str, control_texts: Mapping[str, str]) -> SelfieVerdict:
     """The verdict of one prompt's answer: its source passed, it beats its controls, and no control says the same."""
     said = normalised(text)
     same = {name for name, other in control_texts.items() if normalised(other) == said}

@@ -9,22 +9,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
 
+from autointerp.lens_records import ControlReading, SelfieVerdict
 from autointerp.records import Real, Record
 from autointerp.tables import TokenTable
 from autointerp.tokentext import printable
-
-Verdict = Literal["specific", "context_only", "abstain"]
-
-
-class ControlReading(Record):
-    """A control beside a reading: what the model said under it, and how much likelier the reading's own text is under
-    the vector than under the control (nats)."""
-
-    name: str
-    text: str
-    total: Real
 
 
 class SelfieRow(Record):
@@ -58,7 +47,7 @@ class SelfieRow(Record):
     source_high: Real
     null_p: Real
     controls: tuple[ControlReading, ...]
-    verdict: Verdict
+    verdict: SelfieVerdict
     k: int
     mode: str
     strength: Real

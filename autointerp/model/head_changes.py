@@ -86,7 +86,7 @@ class LayerChanges:
     ) -> Float[Tensor, "change row d_model"]:
         n = len(heads)
         if n not in self._calls:
-            self._calls[n] = _tiled_calls(self._model, self._run, n)
+            self._calls[n] = tiled_calls(self._model, self._run, n)
         own = self._kept.attention.tensor
         move = new_z.float() - self._kept.z[:, :, heads].permute(2, 0, 1, 3).float()
         write = torch.matmul(move.flatten(1, 2), self._w_o[heads]).reshape(n, *own.shape)
@@ -100,18 +100,18 @@ class LayerChanges:
 
 
 @dataclass(frozen=True)
-class _Output:
+class ModuleOutput:
     """What a module returned: its tensor, and how many other things beside it (None: the bare tensor)."""
 
     tensor: Tensor
     others: int | None
 
     @classmethod
-    def of(cls, returned: Any) -> _Output:
+    def of(cls, returned: Any) -> ModuleOutput:
         return cls(returned[0], len(returned) - 1) if isinstance(returned, tuple) else cls(returned, None)
 
-    def holding(self, tensor: Tensor) -> _Output:
-        return _Output(tensor, self.others)
+    def holding(self, tensor: Tensor) -> ModuleOutput:
+        return ModuleOutput(tensor, self.others)
 
     def returned(self) -> Any:
         return self.tensor if self.others is None else (self.tensor, *[None] * self.others)
@@ -122,8 +122,8 @@ class _Kept:
     """What the unchanged layer computed."""
 
     z: Float[Tensor, "batch pos head d_head"]
-    attention: _Output
-    mlp: _Output | None
+    attention: ModuleOutput
+    mlp: ModuleOutput | None
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class _Midway:
     """A block whose attention has run: its input, what its attention returned, and its MLP where that is known."""
 
     stream: Float[Tensor, "batch pos d_model"]
-    attention: _Output
-    mlp: _Output | None
+    attention: ModuleOutput
+    mlp: ModuleOutput | None
 
     def at(self, rows: Rows, n: int) -> _Midway:
         mlp = None if self.mlp is None else self.mlp.holding(rows.of(self.mlp.tensor, n))
@@ -157,7 +157,7 @@ class _Runner:
                 stream = run_block(self.model, index, self.calls[index], stream)
             if not self.model.shortcuts.rows:
                 return self._normed(self.rows.of(run_block(self.model, last, self.calls[last], stream), self.n))
-            state = _Midway(stream, _attention(self.model, last, self.calls[last], stream), None)
+            state = _Midway(stream, run_attention(self.model, last, self.calls[last], stream), None)
         if not self.model.shortcuts.rows:
             return self._normed(self.rows.of(self._rest(last, state), self.n))
         return self._normed(self._rest(last, state.at(self.rows, self.n)))
@@ -166,9 +166,9 @@ class _Runner:
         """The block's output, its attention (and MLP) replaced by what they are known to return."""
         block = self.model.bridge.blocks[index]
         with ExitStack() as stack:
-            stack.enter_context(_returning(block.attn, state.attention.returned()))
+            stack.enter_context(returning(block.attn, state.attention.returned()))
             if state.mlp is not None:
-                stack.enter_context(_returning(block.mlp, state.mlp.returned()))
+                stack.enter_context(returning(block.mlp, state.mlp.returned()))
             return run_block(self.model, index, self.calls[index], state.stream)
 
     def _normed(self, stream: Float[Tensor, "change row d_model"]) -> Float[Tensor, "change row d_model"]:
@@ -180,12 +180,14 @@ class _ReachedError(Exception):
     """Ends a block once its attention has run."""
 
 
-def _attention(model: LanguageModel, index: int, call: Call, stream: Float[Tensor, "batch pos d_model"]) -> _Output:
+def run_attention(
+    model: LanguageModel, index: int, call: Call, stream: Float[Tensor, "batch pos d_model"]
+) -> ModuleOutput:
     """What the block's attention returns; the block ends there."""
-    found: list[_Output] = []
+    found: list[ModuleOutput] = []
 
     def keep(_module: object, _args: object, returned: Any) -> None:
-        found.append(_Output.of(returned))
+        found.append(ModuleOutput.of(returned))
         raise _ReachedError
 
     handle = model.bridge.blocks[index].attn.register_forward_hook(keep)
@@ -201,44 +203,44 @@ def _attention(model: LanguageModel, index: int, call: Call, stream: Float[Tenso
 def _keep(model: LanguageModel, run: CleanRun, layer: int) -> _Kept:
     block, call = model.bridge.blocks[layer], run.calls[layer]
     z: list[Tensor] = []
-    mlp: list[_Output] = []
+    mlp: list[ModuleOutput] = []
 
     def keep_z(tensor: Tensor, hook: Any) -> None:
         z.append(tensor.reshape(*run.ids.shape, model.n_heads, -1))
 
     with model.hooks([(f"blocks.{layer}.attn.hook_z", keep_z)]):
-        attention = _attention(model, layer, call, call.stream)
+        attention = run_attention(model, layer, call, call.stream)
     if model.shortcuts.mlp_apart:
-        handle = block.mlp.register_forward_hook(lambda _module, _args, returned: mlp.append(_Output.of(returned)))
+        handle = block.mlp.register_forward_hook(lambda _module, _args, returned: mlp.append(ModuleOutput.of(returned)))
         try:
-            with torch.no_grad(), _returning(block.attn, attention.returned()):
+            with torch.no_grad(), returning(block.attn, attention.returned()):
                 run_block(model, layer, call, call.stream)
         finally:
             handle.remove()
     return _Kept(z[0], attention, mlp[0] if mlp else None)
 
 
-def _tiled_calls(model: LanguageModel, run: CleanRun, n: int) -> tuple[Call, ...]:
+def tiled_calls(model: LanguageModel, run: CleanRun, n: int) -> tuple[Call, ...]:
     """Arguments of the blocks for `n` copies of the batch; the blocks themselves do not run."""
 
     def passing(call: Call) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return _Output(Call(args, kwargs, None).stream, call.others).returned()
+            return ModuleOutput(Call(args, kwargs, None).stream, call.others).returned()
 
         return forward
 
     with ExitStack() as stack:
         for block, call in zip(model.bridge.blocks, run.calls, strict=True):
-            stack.enter_context(_with_forward(block, passing(call)))
+            stack.enter_context(with_forward(block, passing(call)))
         return clean_run(model, run.ids.repeat(n, 1)).calls
 
 
-def _returning(module: nn.Module, returned: Any) -> Any:
-    return _with_forward(module, lambda *_args, **_kwargs: returned)
+def returning(module: nn.Module, returned: Any) -> Any:
+    return with_forward(module, lambda *_args, **_kwargs: returned)
 
 
 @contextmanager
-def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """The module computes `forward` inside the block. (Bridges hand attributes on to the module that they wrap, so
     this is written where the instance itself keeps them.)"""
     before = module.__dict__.get("forward")

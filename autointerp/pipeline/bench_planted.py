@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,8 +66,8 @@ def bench_seed(config: RunConfig, seed: int, folder: Path, options: JobOptions, 
     truths = answer_key(seed)
     console(f"scoring what was planted in seed {seed}", 0, 0)
     true_f1 = planted_f1(inputs, _test_rows(inputs, chosen.seed), truths, options.settings.batch_size)
-    graded = [_graded(seed, report, truths[report.head], true_f1) for report in result.reports]
-    return BenchRun(seed, result, tuple(graded))
+    heads = [graded(seed, report, truths[report.head], true_f1) for report in result.reports]
+    return BenchRun(seed, result, tuple(heads))
 
 
 def _test_rows(inputs: Inputs, seed: int) -> HeldOut:
@@ -94,7 +94,8 @@ def planted_f1(inputs: Inputs, held_out: HeldOut, truths: dict[Head, Truth], bat
     return found
 
 
-def _graded(seed: int, report: HeadReport, truth: Truth, true_f1: dict[Head, float]) -> GradedHead:
+def graded(seed: int, report: HeadReport, truth: Truth, true_f1: Mapping[Head, float]) -> GradedHead:
+    """A head's report beside what is true of it."""
     said = report.description
     judgement = report.judgement
     return GradedHead(

@@ -16,6 +16,7 @@ import numpy as np
 from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, CollectSpec, Progress, collect
 from autointerp.pipeline.inputs import Inputs
+from autointerp.pipeline.lens_readings import stored_readings, with_readings
 from autointerp.records import Evidence, Head
 from autointerp.store import RunFolder, read_records
 
@@ -60,4 +61,4 @@ def evidence_of(folder: Path, head: Head) -> Evidence:
     found = next((e for e in records if e.head == head), None)
     if found is None:
         raise BadInput(f"the run in {folder} has no head {head}. Name one of its heads, or leave --out away.")
-    return found
+    return with_readings(found, stored_readings(folder, head))

@@ -3,7 +3,7 @@
 1. Load and prove the model; cut and split the corpus; write or compare the run's config.
 2. Collect evidence on the explain split (kept in the run folder).
 3. Describe every head and let an LLM point, in the one event loop of the run.
-4. Score on select and test; judge; write `heads.jsonl` whole, then the pages.
+4. Score on select and test; judge; do the same on random weights; write `heads.jsonl` whole, then the pages.
 
 A stop by budget, failures or interruption keeps what was done; the same command goes on from there.
 """
@@ -14,37 +14,36 @@ import asyncio
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from autointerp.config import RunConfig, Settings
+from autointerp.config import RunConfig, Settings, check_lenses
 from autointerp.errors import AutointerpError, BudgetExceeded, TooManyFailures
 from autointerp.evidence.collect import Collected
 from autointerp.explain import Explanation
 from autointerp.explain.detectors import describe
+from autointerp.pipeline.agents import lab_data
 from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
-from autointerp.pipeline.held_out import ablation_rows, explain_rows, held_out_rows
+from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
+from autointerp.pipeline.lens_readings import LensCost, LensPlan, plan_lenses, read_lenses
 from autointerp.pipeline.llm_scores import score_signs, scorer_items, scores_of
 from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, known_capabilities
-from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, talk, templates, try_server
+from autointerp.pipeline.random_control import RandomControl
+from autointerp.pipeline.suite_inputs import suite_spec
+from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, talk, template_names, templates, try_server
 from autointerp.pipeline.versions import versions
-from autointerp.prompting import VARIABLES
 from autointerp.records import Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
-from autointerp.scoring.causal import INSIDE
-from autointerp.scoring.head_values import ExplainMeans, value_means
-from autointerp.scoring.suite import CausalInputs, HeadScores, HeldOut, Suite, SuiteSpec
-from autointerp.scoring.token_identity import IdentityTable, learn_identity
+from autointerp.scoring.random_weights import Twin, twin_of
+from autointerp.scoring.suite import HeadScores, HeldOut, Suite
 from autointerp.scoring.verdict import judge
 from autointerp.store import CallLog, RequestCache, RunFolder
 
 HEADS, RUN = "heads.jsonl", "run.json"
-MEAN_WINDOWS = 200
-TEMPLATES = tuple(VARIABLES)
 
 
 class Console(Protocol):
@@ -74,6 +73,7 @@ class JobResult:
     notes: list[str] = field(default_factory=list)
     estimate: Estimate | None = None
     stopped: AutointerpError | None = None
+    lenses: LensCost | None = None
 
     @property
     def failed(self) -> list[HeadReport]:
@@ -94,13 +94,15 @@ class _Job:
         self._seconds: dict[str, float] = {}
 
     def run(self, sources: Sources) -> JobResult:
-        templates(self._config).check(TEMPLATES)
+        templates(self._config).check(template_names(self._config))
+        check_lenses(self._config)
         self._compare_config()
         self._try_server()
         self._console("loading the model and the corpus", 0, 1)
         inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
-        self._save_config(inputs)
-        result = JobResult(self._run.root)
+        lenses = plan_lenses(self._config, inputs.model)
+        self._save_config(inputs, lenses)
+        result = JobResult(self._run.root, notes=list(lenses.notes))
         report = inputs.corpus.report
         result.notes += [report.underpowered] if report.underpowered else []
         self._timed("load")
@@ -108,10 +110,13 @@ class _Job:
             self._run, inputs, inputs.heads, self._config.seed, self._options.settings.batch_size, self._console
         )
         self._timed("collect")
+        held = None if self._options.dry_run else self._finished(inputs)
+        if held is None:
+            collected, result.lenses = read_lenses(self._run, inputs, collected, lenses, self._console)
+            self._timed("lenses")
         if self._options.dry_run:
             result.estimate = self._estimate(inputs, collected)
             return result
-        held = self._finished(inputs)
         if held is not None:
             result.reports = held
             self._console("everything is there; rebuilding the pages", 1, 1)
@@ -141,7 +146,7 @@ class _Job:
             with suppress(BudgetExceeded):
                 asyncio.run(try_server(self._run, self._config, self._options.settings))
 
-    def _save_config(self, inputs: Inputs) -> None:
+    def _save_config(self, inputs: Inputs, lenses: LensPlan) -> None:
         held = json.loads(self._run.path("config.json").read_text(encoding="utf-8"))
         wanted = {
             "config": self._config.model_dump(mode="json"),
@@ -151,7 +156,8 @@ class _Job:
             "processing": {"fold_ln": False, "center_unembed": False, "value_bias": "constant part subtracted"},
             "corpus_hash": inputs.corpus.report.corpus_hash,
             "seed": self._config.seed,
-            "templates": {n: templates(self._config).hash(n) for n in TEMPLATES},
+            "templates": {n: templates(self._config).hash(n) for n in template_names(self._config)},
+            "lenses": lenses.facts(),
             "versions": versions(),
         }
         if set(held) == {"config"}:
@@ -179,56 +185,42 @@ class _Job:
         self._timed("describe")
         done = [head for head in inputs.heads if head in state.descriptions]
         score_signs(self._config, plan.items, {h: state.descriptions[h].outcome for h in done}, state.scored)
-        scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done})
+        twin = twin_of(inputs.model, self._config.seed + 1)
+        scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done}, twin)
         result.reports = [self._report(h, collected, state, scores[h]) for h in done]
         lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
         self._timed("score")
+        random = RandomControl(inputs, held_out, self._config, self._options.settings.batch_size, self._console)
+        learned_nothing = random.facts(self._run, twin)
+        self._timed("random_weights")
         result.notes += state.notes
-        self._run.write_json(RUN, self._facts(inputs, state, result))
+        self._run.write_json(RUN, self._facts(inputs, state, result) | {"random_weights": learned_nothing})
         self._run.write_text(HEADS, "".join(lines))
 
     def _plan(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> TalkPlan:
         settings = self._options.settings
         items = scorer_items(self._config, inputs.model, held_out, inputs.heads, settings.batch_size)
-        return TalkPlan(self._config, settings, inputs.model, collected, inputs.heads, items)
+        lab = lab_data(inputs, collected, held_out, self._config.seed, settings) if self._config.agent_plan.on else None
+        return TalkPlan(self._config, settings, inputs.model, collected, inputs.heads, items, lab)
 
     def _score(
-        self, inputs: Inputs, collected: Collected, held_out: HeldOut, explanations: dict[Head, Explanation]
+        self,
+        inputs: Inputs,
+        collected: Collected,
+        held_out: HeldOut,
+        explanations: dict[Head, Explanation],
+        twin: Twin,
     ) -> dict[Head, HeadScores]:
-        spec = SuiteSpec(
-            inputs.model,
-            held_out,
-            ablation_rows(held_out),
-            collected.z_mean,
-            self._config.seed,
-            self._options.settings.batch_size,
-            self._config.scorers,
-            self._identity(inputs) if "predicate" in self._config.scorers else None,
-            self._causal(inputs, collected, held_out) if INSIDE & set(self._config.scorers) else None,
-        )
+        if "predicate" in self._config.scorers:
+            self._console("learning the token-identity rival", 0, 0)
+        spec = suite_spec(inputs, collected, held_out, self._config, self._options.settings.batch_size)
         outcomes = {head: e.outcome for head, e in explanations.items()}
         rivals = (
             {head: describe(collected.evidence[head]) for head in explanations}
             if self._config.explainer == "llm"
             else {}
         )
-        return Suite(spec, self._console).score(outcomes, rivals)
-
-    def _identity(self, inputs: Inputs) -> IdentityTable:
-        """What tokens alone predict, learned on the explain split."""
-        self._console("learning the token-identity rival", 0, 0)
-        return learn_identity(inputs.model, explain_rows(inputs), self._options.settings.batch_size)
-
-    def _causal(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> CausalInputs:
-        """Mean values of the explain split, for the longest rows that are scored."""
-        rows, batch = explain_rows(inputs), self._options.settings.batch_size
-        batches = (
-            (rows.ids[start : start + batch], rows.lengths[start : start + batch])
-            for start in range(0, min(len(rows.ids), MEAN_WINDOWS), batch)
-        )
-        size = max(test.ids.shape[1] for test in held_out.test.values())
-        means = ExplainMeans(collected.z_mean, value_means(inputs.model, batches, size))
-        return CausalInputs(means, collected.pool)
+        return Suite(replace(spec, twin=twin), self._console).score(outcomes, rivals)
 
     def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
         explanation = state.descriptions[head]
@@ -253,6 +245,8 @@ class _Job:
             direct_effect=scores.direct,
             total_effect=None if scores.total is None else scores.total.total,
             backed_up=scores.total is not None and scores.total.backed_up,
+            transcript=state.transcripts.get(head),
+            group_effect=scores.group,
         )
 
     def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:
@@ -263,6 +257,7 @@ class _Job:
             "cost_usd": state.cost_usd,
             "tokens": dict(zip(("prompt", "completion"), CallLog(self._run).tokens_used, strict=True)),
             "seconds": {**self._seconds, "total": round(time.monotonic() - self._started, 2)},
+            "lenses": None if result.lenses is None else asdict(result.lenses),
             "notes": result.notes,
             "command": self._options.command,
             "stopped": None if result.stopped is None else str(result.stopped),
@@ -282,5 +277,6 @@ class _Job:
 
 _NOT_COMPARED = ("versions",)
 _FOUND_LATER = (
-    "model_revision", "dtype", "bos_rule", "processing", "corpus_hash", "seed", "templates", "versions",
+    "model_revision", "dtype", "bos_rule", "processing", "corpus_hash", "seed", "templates", "lenses",
+    "versions",
 )  # fmt: skip

@@ -6,7 +6,7 @@ cost calls: other heads' descriptions, and a guess of the LLM that saw no eviden
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -20,14 +20,16 @@ from autointerp.model import LanguageModel
 from autointerp.pipeline.describing import Pace, run_together
 from autointerp.records import Description, Domain, Failure, Head, Score, Unscored
 from autointerp.scoring.activity import row_states
-from autointerp.scoring.asking import Asker, Controls, Question
+from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading
 from autointerp.scoring.detection import Detector
 from autointerp.scoring.detection_items import DetectionItem, choose_detection_items
-from autointerp.scoring.effect import Effect, EffectItems, claimed_effect, effect_without_llm
+from autointerp.scoring.effect import Effect, EffectItems
 from autointerp.scoring.effect_rows import CandidatePool, effect_rows
+from autointerp.scoring.effect_sign import claimed_effect, effect_without_llm
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.no_evidence import describe_without_evidence
-from autointerp.scoring.pointing import Pointer, PointingItem, choose_items
+from autointerp.scoring.pointing import Pointer
+from autointerp.scoring.pointing_items import PointingItem, choose_items
 from autointerp.scoring.predicted import GENERIC
 from autointerp.scoring.suite import HeldOut
 
@@ -90,19 +92,33 @@ class Scorer(Protocol):
         """Why these items give no score, whatever is said of them."""
         ...
 
+    def asked(self, items: Any) -> Sequence[Any]:
+        """Those of the items that are asked about."""
+        ...
+
     def question(self, head: Head, description: Description, items: Any) -> Question[Any]:
         """What the first call asks."""
         ...
 
+    @property
+    def calls(self) -> int:
+        """How many askings of the items a value is the mean of."""
+        ...
 
-def scorers(
-    config: RunConfig, asker: Asker, strings: Sequence[str], rows: HeldOutRows, heads: Sequence[Head]
-) -> dict[str, Scorer]:
+    async def read(self, head: Head, description: Description, items: Any, asked: Asked) -> Reading | Failure:
+        """What one asking of the items gives."""
+        ...
+
+    def score_of(self, reading: Reading, items: Any) -> Score:
+        """The score of one reading, with the null that costs no call as its first control."""
+        ...
+
+
+def scorers(config: RunConfig, asker: Asker, strings: Sequence[str], rows: HeldOutRows) -> dict[str, Scorer]:
     """The wanted scorers on one domain."""
-    twice = frozenset() if asker.repeats > 1 else order_heads(heads, config.seed)
     known: dict[str, Scorer] = {
         "pointing": Pointer(asker, strings, rows),
-        "detection": Detector(asker, strings, rows, twice),
+        "detection": Detector(asker, strings, rows),
         "effect": Effect(asker, strings, rows),
     }
     return {name: known[name] for name in LLM_SCORERS if name in config.scorers}
@@ -126,8 +142,7 @@ async def score_with_llm(scoring: LlmScoring, into: Scored, progress: Progress) 
     described, config = scoring.described, scoring.config
     controlled = control_heads(scoring.heads, config.seed)
     by_domain = {
-        domain: scorers(config, scoring.asker, scoring.strings, items.rows, scoring.heads)
-        for domain, items in scoring.items.items()
+        domain: scorers(config, scoring.asker, scoring.strings, items.rows) for domain, items in scoring.items.items()
     }
     names = [name for name in LLM_SCORERS if name in config.scorers]
     guess = await describe_without_evidence(scoring.asker) if names and controlled & set(described) else None
@@ -177,9 +192,11 @@ def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:
     return set(_drawn(heads, seed, max(MIN_CONTROLS, round(CONTROL_SHARE * len(heads)))))
 
 
-def order_heads(heads: Sequence[Head], seed: int) -> frozenset[Head]:
-    """The seeded tenth of the heads (at least one) that are asked in a second order (scoring_validity rule 18)."""
-    return frozenset(_drawn(heads, seed, max(1, round(ORDER_SHARE * len(heads)))))
+def order_heads(heads: Sequence[Head], seed: int, able: Container[Head] | None = None) -> frozenset[Head]:
+    """The seeded tenth of the heads (at least one) that are asked again in other orders (scoring_validity rules 9 and
+    18), drawn among those `able` to be scored."""
+    order = [h for h in _drawn(heads, seed, len(heads)) if able is None or h in able]
+    return frozenset(order[: max(1, round(ORDER_SHARE * len(heads)))])
 
 
 def _drawn(heads: Sequence[Head], seed: int, n: int) -> list[Head]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from autointerp.agent.spec import LoopSpec
+from autointerp.agent.steps import MAX_PROMPT_TOKENS, steps_of
 from autointerp.chat import SERVER_FILE, FakeChat
+from autointerp.chat.rules import RULES_NAME, RulesChat
+from autointerp.chat.session import is_stand_in
 from autointerp.chat.stand_ins import RECORDED, SCRIPTED
 from autointerp.config import RunConfig
 from autointerp.explain import explain_prompt
 from autointerp.explain.language import SCHEMA
 from autointerp.llm import Capabilities, ChatRequest, Usage, estimate_prompt, find_prices
-from autointerp.pipeline.llm_scores import DONORS, LLM_SCORERS, control_heads, order_heads, scorers
-from autointerp.pipeline.talking import TalkPlan, language_settings, templates
+from autointerp.pipeline.llm_scores import DONORS, LLM_SCORERS, NO_EVIDENCE, Scorer, control_heads, order_heads, scorers
+from autointerp.pipeline.talking import TalkPlan, judge_prices, language_settings, templates
 from autointerp.records import Description, Head
 from autointerp.scoring.asking import Asker, Question
+from autointerp.scoring.judging import REPEATS, repeat_purpose, second_purpose, single_purpose
 from autointerp.scoring.no_evidence import MAX_TOKENS as GUESS_TOKENS
 from autointerp.scoring.no_evidence import SCHEMA as GUESS
 
 PROBE_CALLS, PROBE_TOKENS = 6, 200
-ASKED_ONCE = ("effect",)  # with and without log-probabilities
+JUDGE_PROBE = "probe of the judge"
 LONGEST = Description(  # no description is longer: the prompts of the estimate are upper bounds
     summary="", looks_at="words " * 67, writes="words " * 67, conditions="words " * 50, label="other"
 )
@@ -31,7 +36,8 @@ Row = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Calls and tokens by purpose; `usd` None where the price is unknown. Repairs are not in it."""
+    """Calls and tokens by purpose; `usd` None where the price is unknown. Repairs are not in it; purposes that end in
+    `control` are controls, and those of single items are asked only where the answers depend on the order."""
 
     rows: tuple[Row, ...]  # purpose, calls, prompt tokens, completion tokens (upper bound)
     usd: float | None
@@ -42,6 +48,11 @@ class Estimate:
     def calls(self) -> int:
         return sum(row[1] for row in self.rows)
 
+    @property
+    def controls(self) -> int:
+        """Calls that are controls, the guess without evidence among them."""
+        return sum(row[1] for row in self.rows if row[0].endswith("control") or row[0] == NO_EVIDENCE)
+
 
 NOTHING_ASKED = Estimate((), 0.0, "the detector explainer asks nobody")
 
@@ -50,6 +61,8 @@ def known_capabilities(run: Path, config: RunConfig) -> Capabilities | None:
     """What is known of the server without asking it: from an earlier start of the run, or of a stand-in."""
     if config.llm.startswith(SCRIPTED):
         return Capabilities()
+    if config.llm == RULES_NAME:
+        return RulesChat.found
     folder = Path(config.llm.removeprefix(RECORDED)) if config.llm.startswith(RECORDED) else run
     try:
         return Capabilities.model_validate_json((folder / SERVER_FILE).read_bytes())
@@ -69,10 +82,26 @@ def estimate_calls(plan: TalkPlan, capabilities: Capabilities | None) -> Estimat
     if capabilities is None:
         fewer = sum(row[1] for row in (*describing, *_scoring(plan, Capabilities())))
         note = f"the server is not known yet: {fewer} calls if it gives log-probabilities"
-    settings = plan.settings
-    prices = find_prices(plan.config.llm, plan.config.base_url, (settings.price_input, settings.price_output))
-    usage = Usage(prompt_tokens=sum(r[2] for r in rows), completion_tokens=sum(r[3] for r in rows))
-    return Estimate(tuple(rows), prices.cost(usage), prices.source, note)
+    usd, source = _price(plan, rows)
+    return Estimate(tuple(rows), usd, source, note)
+
+
+def _price(plan: TalkPlan, rows: Sequence[Row]) -> tuple[float | None, str]:
+    """Cost of all rows, those of the second judge at its own price; None where one is unknown."""
+    config, settings = plan.config, plan.settings
+    prices = find_prices(config.llm, config.base_url, (settings.price_input, settings.price_output))
+    judged = [row for row in rows if row[0] in {JUDGE_PROBE, *map(second_purpose, LLM_SCORERS)}]
+    cost = prices.cost(_usage([row for row in rows if row not in judged]))
+    if not judged:
+        return cost, prices.source
+    own = judge_prices(config, settings)
+    more = own.cost(_usage(judged))
+    total = None if cost is None or more is None else cost + more
+    return total, prices.source if prices.source == own.source else f"{prices.source}; second judge: {own.source}"
+
+
+def _usage(rows: Sequence[Row]) -> Usage:
+    return Usage(prompt_tokens=sum(r[2] for r in rows), completion_tokens=sum(r[3] for r in rows))
 
 
 def _describing(plan: TalkPlan) -> list[Row]:
@@ -80,11 +109,24 @@ def _describing(plan: TalkPlan) -> list[Row]:
     asked = language_settings(config)
     prompts = [explain_prompt(plan.collected.evidence[head], source, asked)[0] for head in plan.heads]
     sizes = [estimate_prompt(ChatRequest(messages=p.messages, json_schema=SCHEMA)) for p in prompts]
-    probes = 0 if config.llm.startswith((SCRIPTED, RECORDED)) else PROBE_CALLS
+    probes = 0 if is_stand_in(config.llm) else PROBE_CALLS
+    judge = 0 if is_stand_in(config.judge) or not config.judge else PROBE_CALLS
     return [
         ("probe", probes, probes * PROBE_TOKENS, probes * PROBE_TOKENS),
+        *([(JUDGE_PROBE, judge, judge * PROBE_TOKENS, judge * PROBE_TOKENS)] if judge else []),
         ("explain", len(sizes), sum(sizes), len(sizes) * asked.max_tokens),
+        *_looping(config, len(sizes), sum(sizes), asked.max_tokens),
     ]
+
+
+def _looping(config: RunConfig, n: int, size: int, reply: int) -> Iterator[Row]:
+    """What loops would ask if every head's verdict were open."""
+    plan = config.agent_plan
+    if plan.best_of > 1:
+        more = plan.best_of - 1
+        yield "explain again", n * more, size * more, n * more * reply
+    for step, times in steps_of(LoopSpec(rounds=plan.rounds)):
+        yield step.purpose, n * times, n * times * MAX_PROMPT_TOKENS, n * times * step.max_tokens
 
 
 def _scoring(plan: TalkPlan, capabilities: Capabilities) -> list[Row]:
@@ -93,37 +135,50 @@ def _scoring(plan: TalkPlan, capabilities: Capabilities) -> list[Row]:
         return []
     asker = Asker(FakeChat(()), capabilities, templates(plan.config), plan.config.seed)
     guess = ChatRequest(messages=asker.templates.render("no_evidence", {}).messages, json_schema=GUESS)
-    rows: list[Row] = [("no evidence", 1, estimate_prompt(guess), GUESS_TOKENS)]
+    rows: list[Row] = [(NO_EVIDENCE, 1, estimate_prompt(guess), GUESS_TOKENS)]
     for name in names:
         rows += _scorer_rows(plan, asker, name)
     return rows
 
 
 def _scorer_rows(plan: TalkPlan, asker: Asker, name: str) -> Iterator[Row]:
-    questions = {head: question for head in plan.heads if (question := _question(plan, asker, name, head)) is not None}
-    repeats = 1 if name in ASKED_ONCE else asker.repeats
-    controlled = control_heads(plan.heads, plan.config.seed)
-    twice = order_heads(plan.heads, plan.config.seed) if name == "detection" and asker.repeats == 1 else ()
-    parts = {
-        name: (list(questions), repeats),
-        f"{name} control": ([h for h in questions if h in controlled], (DONORS + 1) * repeats),
-        f"{name} order": ([h for h in questions if h in twice], 1),
+    largest = {head: found for head in plan.heads if (found := _largest(plan, asker, name, head)) is not None}
+    controls = control_heads(plan.heads, plan.config.seed)
+    controlled = [found.question for head, found in largest.items() if head in controls]
+    again = [largest[head] for head in sorted(order_heads(plan.heads, plan.config.seed, largest))]
+    questions = [found.question for found in largest.values()]
+    repeats = next(iter(largest.values())).repeats if largest else 1
+    parts: dict[str, tuple[Sequence[Question[object]], int]] = {
+        name: (questions, repeats),
+        f"{name} control": (controlled, (DONORS + 1) * repeats),
+        repeat_purpose(name): ([found.question for found in again], REPEATS - repeats),
+        single_purpose(name): ([question for found in again for question in found.singles], 1),
+        second_purpose(name): ([found.question for found in again] if plan.config.judge else [], 1),
     }
-    for purpose, (heads, times) in parts.items():
-        if heads:
-            asked = [questions[head] for head in heads]
+    for purpose, (asked, times) in parts.items():
+        if asked:
             size, reply = sum(_size(asker, q) for q in asked), sum(q.max_tokens for q in asked)
-            yield purpose, times * len(heads), times * size, times * reply
+            yield purpose, times * len(asked), times * size, times * reply
 
 
-def _question(plan: TalkPlan, asker: Asker, name: str, head: Head) -> Question[object] | None:
-    """The largest question that the scorer may ask about a head, whichever domain is claimed."""
-    found: list[Question[object]] = []
+@dataclass(frozen=True)
+class _Largest:
+    """The largest question that a scorer may ask about a head, whichever domain is claimed; its items one by one."""
+
+    question: Question[object]
+    singles: tuple[Question[object], ...]
+    repeats: int
+
+
+def _largest(plan: TalkPlan, asker: Asker, name: str, head: Head) -> _Largest | None:
+    found: list[_Largest] = []
     for items in plan.items.values():
-        scorer = scorers(plan.config, asker, plan.model.strings, items.rows, plan.heads)[name]
-        if scorer.lacks(items.of(name, head)) is None:
-            found.append(scorer.question(head, LONGEST, items.of(name, head)))
-    return max(found, key=lambda q: _size(asker, q), default=None)
+        scorer: Scorer = scorers(plan.config, asker, plan.model.strings, items.rows)[name]
+        asked = items.of(name, head)
+        if scorer.lacks(asked) is None:
+            singles = tuple(scorer.question(head, LONGEST, [item]) for item in scorer.asked(asked))
+            found.append(_Largest(scorer.question(head, LONGEST, asked), singles, scorer.calls))
+    return max(found, key=lambda one: _size(asker, one.question), default=None)
 
 
 def _size(asker: Asker, question: Question[object]) -> int:

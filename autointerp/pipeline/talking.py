@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from autointerp.agent.laboratory import LabData
+from autointerp.agent.spec import LoopSpec
 from autointerp.chat import SERVER_FILE, ChatOptions, chat_session
 from autointerp.chat.session import ChatSession
+from autointerp.chat.stand_ins import RECORDED, SCRIPTED
 from autointerp.config import RunConfig, Settings
 from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, Progress
 from autointerp.explain import DetectorExplainer, Explainer, Explanation, LanguageExplainer
 from autointerp.explain.language import LanguageSettings
-from autointerp.llm import ClientOptions
+from autointerp.llm import ClientOptions, Prices, Usage, find_prices
 from autointerp.model import LanguageModel
+from autointerp.pipeline.agent_journal import RunJournals
+from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_explainers, shuffled, step_asker
 from autointerp.pipeline.describing import Pace, describe_heads, used_up
+from autointerp.pipeline.judging import ask_second_judge, repeat_judge
 from autointerp.pipeline.llm_scores import Items, LlmScoring, Scored, score_with_llm
-from autointerp.prompting import Templates
-from autointerp.records import Description, Head
+from autointerp.prompting import VARIABLES, Templates
+from autointerp.records import Description, Head, Transcript
 from autointerp.report.folder import read_json
 from autointerp.scoring.asking import Asker
 from autointerp.store import CallLog, RequestCache, RunFolder
 
 CACHE = "requests.sqlite"
+AGENT_TEMPLATES = "agent_"  # how their names begin
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class TalkPlan:
     collected: Collected
     heads: Sequence[Head]
     items: Items
+    lab: LabData | None = None  # what experiments need; None where the agent is off
 
 
 @dataclass
@@ -46,16 +56,21 @@ class Talk:
 
     descriptions: dict[Head, Explanation]
     scored: Scored = field(default_factory=dict)
+    transcripts: dict[Head, Transcript] = field(default_factory=dict)
     cost_usd: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
 async def try_server(run: RunFolder, config: RunConfig, settings: Settings) -> None:
-    """Connect once and find out what the server can do; the findings are kept. Raises ServerError or BadInput."""
+    """Connect once and find out what the server can do, also with the second judge; the findings are kept. Raises
+    ServerError or BadInput."""
     log = CallLog(run)
     with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
         async with chat_session(chat_options(config, settings, log), cache, log):
             pass
+        if config.judge:
+            async with chat_session(judge_options(config, settings, log), cache, log):
+                pass
 
 
 async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) -> None:
@@ -69,33 +84,74 @@ async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) 
             state.notes += session.notes
             run.write_json(SERVER_FILE, session.capabilities)
             try:
-                await _with_server(run, plan, state, session, progress)
+                scoring = await _with_server(run, plan, state, session, progress)
             finally:
                 state.cost_usd = session.budget.cost
+            if plan.config.judge:
+                options = judge_options(plan.config, plan.settings, log, session.budget.cost)
+                async with chat_session(options, cache, log) as judge:
+                    await _with_judge(scoring, state, judge, progress)
 
 
 def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = None) -> ChatOptions:
-    """The chat model that a run or `check-server` talks to."""
+    """The chat model that a run or `check-server` talks to. What a second judge used before is not in its budget."""
     client = ClientOptions(
         base_url=settings.base_url or config.base_url,
         api_key=settings.api_key.get_secret_value() if settings.api_key else "",
         timeout=settings.timeout,
         retry_base=settings.retry_base,
     )
+    own = all_used = (0, 0)
+    if log is not None:
+        all_used, own = log.tokens_used, log.tokens_of(judge_name(config)) if config.judge else own
+    earlier = Usage(prompt_tokens=own[0], completion_tokens=own[1])
     return ChatOptions(
         llm=config.llm,
         client=client,
         concurrency=settings.concurrency,
-        usd=settings.budget_usd,
-        tokens=settings.budget_tokens,
+        usd=_left(settings.budget_usd, judge_prices(config, settings).cost(earlier) if config.judge else 0),
+        tokens=_left(settings.budget_tokens, sum(own)),
         prices=(settings.price_input, settings.price_output),
-        spent=(0, 0) if log is None else log.tokens_used,
+        spent=(all_used[0] - own[0], all_used[1] - own[1]),
     )
+
+
+def judge_options(config: RunConfig, settings: Settings, log: CallLog, cost: float | None = None) -> ChatOptions:
+    """The second judge; its budget is what the first model left over (`cost`: what that one took, in USD)."""
+    own = log.tokens_of(judge_name(config))
+    return replace(
+        chat_options(config, settings),
+        llm=config.judge,
+        usd=_left(settings.budget_usd, cost),
+        tokens=_left(settings.budget_tokens, sum(log.tokens_used) - sum(own)),
+        spent=own,
+    )
+
+
+def judge_name(config: RunConfig) -> str:
+    """The name of the second judge in the log of calls."""
+    return next((kind[:-1] for kind in (SCRIPTED, RECORDED) if config.judge.startswith(kind)), config.judge)
+
+
+def judge_prices(config: RunConfig, settings: Settings) -> Prices:
+    """What the second judge costs."""
+    address = settings.base_url or config.base_url
+    return find_prices(config.judge, address, (settings.price_input, settings.price_output))
+
+
+def _left(limit: N | None, spent: N | None) -> N | None:
+    """A limit less what was spent of it; no limit stays none, and an unknown price counts as nothing."""
+    return None if limit is None else max(limit * 0, limit - (spent or 0))
 
 
 def templates(config: RunConfig) -> Templates:
     """The user's templates before the shipped ones."""
     return Templates(Path(config.prompts) if config.prompts else None)
+
+
+def template_names(config: RunConfig) -> tuple[str, ...]:
+    """The templates that a run may use; those of the agent only where it is on."""
+    return tuple(n for n in VARIABLES if config.agent_plan.on or not n.startswith(AGENT_TEMPLATES))
 
 
 def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, int | None]:
@@ -113,11 +169,15 @@ def language_settings(config: RunConfig) -> LanguageSettings:
     return LanguageSettings(config.max_reply_tokens, config.temperature, config.seed, config.instruction)
 
 
-async def _with_server(run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress) -> None:
+async def _with_server(
+    run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress
+) -> LlmScoring:
     source = templates(plan.config)
     asked = language_settings(plan.config)
     explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run))
     await _describe(run, explainer, plan, state, progress)
+    if plan.lab is not None:
+        await _loop(run, plan, plan.lab, state, session, progress)
     described = {
         head: e.outcome
         for head, e in sorted(state.descriptions.items())
@@ -127,6 +187,35 @@ async def _with_server(run: RunFolder, plan: TalkPlan, state: Talk, session: Cha
     strings, pace = plan.model.strings, _pace(plan.settings)
     scoring = LlmScoring(plan.config, asker, strings, plan.heads, plan.items, described, pace)
     state.notes += await score_with_llm(scoring, state.scored, progress)
+    state.notes += await repeat_judge(scoring, state.scored, progress)
+    return scoring
+
+
+async def _loop(
+    run: RunFolder, plan: TalkPlan, data: LabData, state: Talk, session: ChatSession, progress: Progress
+) -> None:
+    """Replace the one-shot descriptions by what the agent makes of them."""
+    config, source = plan.config, templates(plan.config)
+    loops = LoopsPlan(
+        Workshop(plan.model, plan.collected.evidence, data),
+        step_asker(config, plan.settings, session, source),
+        RunJournals(run),
+        LoopSpec(rounds=config.agent_plan.rounds),
+        _pace(plan.settings),
+        shuffled(plan.heads) if config.agent_plan.shuffled else {},
+        told=len(plan.heads) == 1,
+        samples=sample_explainers(config, session, source, plan.heads),
+    )
+    await run_loops(loops, state.descriptions, state.transcripts, progress)
+
+
+async def _with_judge(scoring: LlmScoring, state: Talk, session: ChatSession, progress: Progress) -> None:
+    asker = replace(scoring.asker, chat=session.chat, capabilities=session.capabilities)
+    try:
+        await ask_second_judge(scoring, asker, session.endpoint.model, state.scored, progress)
+    finally:
+        both = (state.cost_usd, session.budget.cost)
+        state.cost_usd = None if None in both else sum(cost for cost in both if cost is not None)
 
 
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:

@@ -7,7 +7,9 @@ import textwrap
 
 from autointerp.display import tokens_text
 from autointerp.records import Example, HeadReport, Interval, Score
+from autointerp.report.judged import score_lines
 from autointerp.report.summary import headline, margin_group
+from autointerp.report.timeline import timeline_lines
 from autointerp.tokentext import printable, visible
 
 WIDTH = 96
@@ -21,6 +23,7 @@ def card_text(report: HeadReport) -> str:
         _claims(report),
         _numbers(report),
         _controls(report),
+        "\n".join(_line(name, text) for name, text in timeline_lines(report.transcript)),
         _stats(report),
         _detectors(report),
     ]
@@ -78,6 +81,7 @@ def _numbers(report: HeadReport) -> str:
     if score is not None and score.state:
         lines.append(_line("state", score.state))
     lines += [f"              {_score_line(item)}" for item in report.scores if item is not score]
+    lines += [_line(name, text) for item in report.scores for name, text in score_lines(item)]
     lines += [_line("unscored", f"{item.scorer}: {item.reason}") for item in report.unscored]
     return "\n".join(line for line in lines if line)
 

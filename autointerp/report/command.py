@@ -54,7 +54,8 @@ def _from_config(config: dict[str, Any]) -> list[str]:
     words = ["autointerp", "describe-head", HEAD]
     for name, field in RunConfig.model_fields.items():
         value = config.get(name)
-        if name in {"heads", "blind"} or value is None or _same(value, field.default):
+        implied = name == "agent" and config.get("explainer") == "llm"  # the command line's default is another one
+        if name in {"heads", "blind"} or value is None or (_same(value, field.default) and not implied):
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, list | tuple):

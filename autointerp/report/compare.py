@@ -6,6 +6,8 @@
 3. The interval of the mean difference is a bootstrap over heads, paired.
 4. Settings that change scores (model, corpus, context, seed, ...) are compared: where they differ, that is said first,
    as such scores are not measured on the same text (scoring_validity rule 23).
+5. Where one run had lens readings that the other had not, the paired differences of margin and score say whether they
+   helped (`lens_effect`).
 """
 
 from __future__ import annotations
@@ -15,16 +17,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from autointerp.errors import BadInput
 from autointerp.records import Head, HeadReport
 from autointerp.report.folder import Json, open_heads, read_json
+from autointerp.report.lens_effect import LensEffect, PairedMean, lens_effect
 from autointerp.report.summary import margin_group
-from autointerp.stats.bootstrap import interval
 from autointerp.tokentext import escape_markdown
 
-RESAMPLES = 1000
 SETTINGS = ("model", "corpus", "context", "max_tokens", "seed", "scorers", "heads")
 FACTS = ("model_revision", "dtype", "bos_rule", "corpus_hash", "processing")
 COLUMNS = (
@@ -69,6 +68,7 @@ class Comparison:
     low: float
     high: float
     settings: tuple[tuple[str, str, str], ...]  # name, value in a, value in b, where they differ
+    lenses: LensEffect | None = None  # where one run had readings that the other had not
 
     @property
     def changed(self) -> tuple[HeadPair, ...]:
@@ -86,21 +86,19 @@ def compare_runs(a: Path, b: Path, seed: int = 0) -> Comparison:
     if not shared:
         raise BadInput(f"{a} and {b} have no head in common. Compare two runs over the same heads.")
     pairs = tuple(HeadPair(h, first[h], second[h], _margin(second[h]) - _margin(first[h])) for h in shared)
-    differences = np.array([p.difference for p in pairs if not math.isnan(p.difference)])
-    low = high = mean = math.nan
-    if len(differences):
-        mean = float(differences.mean())
-        draws = np.random.default_rng(seed).integers(0, len(differences), (RESAMPLES, len(differences)))
-        low, high = interval(differences[draws].mean(1))
+    paired = PairedMean.of([pair.difference for pair in pairs], seed)
+    configs = read_json(a / "config.json"), read_json(b / "config.json")
+    scores = [_score_difference(pair.a, pair.b) for pair in pairs]
     return Comparison(
         pairs,
         tuple(sorted(set(first) - set(second))),
         tuple(sorted(set(second) - set(first))),
-        len(differences),
-        mean,
-        low,
-        high,
-        _different(read_json(a / "config.json"), read_json(b / "config.json")),
+        paired.n,
+        paired.mean,
+        paired.low,
+        paired.high,
+        _different(*configs),
+        lens_effect(*configs, [pair.difference for pair in pairs], scores, seed),
     )
 
 
@@ -114,6 +112,14 @@ def _margin(report: HeadReport) -> float:
     if group in NO_MARGIN:
         return math.nan
     return report.judgement.margin or 0.0 if group == "counted" else 0.0
+
+
+def _score_difference(a: HeadReport, b: HeadReport) -> float:
+    """NaN where either has no score, or another metric or domain."""
+    ours, theirs = a.judgement, b.judgement
+    if ours.score is None or theirs.score is None or (ours.metric, ours.domain) != (theirs.metric, theirs.domain):
+        return math.nan
+    return theirs.score - ours.score
 
 
 def _different(a: Json, b: Json) -> tuple[tuple[str, str, str], ...]:
@@ -139,6 +145,7 @@ def comparison_markdown(found: Comparison, names: tuple[str, str], *, every: boo
         f"{len(found.only_a)} in a alone, {len(found.only_b)} in b alone.",
         "",
         _mean_line(found),
+        *(["", *map(escape_markdown, found.lenses.sentences())] if found.lenses is not None else []),
         "",
         "| verdict a | verdict b | heads |",
         "|---|---|---|",

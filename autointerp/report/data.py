@@ -14,6 +14,7 @@ from typing import Any
 from autointerp.records import (
     Control,
     Example,
+    GroupEffect,
     HeadReport,
     HeadStats,
     Interval,
@@ -24,11 +25,15 @@ from autointerp.records import (
     TokenTotal,
     TokenValue,
 )
+from autointerp.report.judged import score_lines
 from autointerp.report.summary import headline, margin_group
+from autointerp.report.timeline import timeline
+from autointerp.report.words import words_json
 from autointerp.tokentext import visible
 
 BEFORE, AFTER = 40, 8
 UNIT = 10_000
+GROUP_NAMED = 6  # heads of a group that are named
 STRATA = ("top", "quantile", "random", "contrast")
 Json = dict[str, Any]
 
@@ -45,7 +50,10 @@ def trimmed(card: Json, per_stratum: int, *, with_prompts: bool) -> Json:
     """The card with at most `per_stratum` examples of each stratum; what is left out is counted on it."""
     kept = [example for example in card["examples"] if example["rank"] < per_stratum]
     out = card | {"examples": kept, "omitted": card["omitted"] + len(card["examples"]) - len(kept)}
-    return out if with_prompts else out | {"made": {**card["made"], "prompt": [], "raw_replies": [], "left_out": True}}
+    if with_prompts:
+        return out
+    agent = card["agent"] and {**card["agent"], "turns": None}
+    return out | {"made": {**card["made"], "prompt": [], "raw_replies": [], "left_out": True}, "agent": agent}
 
 
 def card(report: HeadReport) -> Json:
@@ -73,6 +81,7 @@ def card(report: HeadReport) -> Json:
         "examples": _examples(report),
         "omitted": 0,
         "made": made.model_dump(mode="json"),
+        "agent": timeline(report.transcript),
     }
 
 
@@ -103,6 +112,7 @@ def _score(score: Score, *, main: bool) -> Json:
     row = {key: number(value) if isinstance(value, float) else value for key, value in row.items()}
     row["main"] = main
     row["controls"] = [_control(control) for control in score.controls]
+    row["lines"] = score_lines(score)
     row["details"] = [[k, number(v) if isinstance(v, float) else v] for k, v in score.details.items()]
     return row
 
@@ -131,7 +141,20 @@ def _stats(stats: HeadStats, report: HeadReport) -> list[list[Any]]:
     if report.total_effect is not None:
         made_up = ", later heads make up for it" if report.backed_up else ""
         rows.append((f"total effect on it{made_up}", "logits", None, report.total_effect))
+    if report.group_effect is not None:
+        rows += _together(report.group_effect)
     return [[name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
+
+
+def _together(group: GroupEffect) -> list[tuple[str, str, float | None, Interval]]:
+    """What the group of a backed-up head does, beside its parts."""
+    names = ", ".join(str(head) for head in group.heads[:GROUP_NAMED])
+    names += f" and {len(group.heads) - GROUP_NAMED} more" if len(group.heads) > GROUP_NAMED else ""
+    return [
+        (f"total effect of all heads with this {group.alike_in} together ({names})", "logits", None, group.total),
+        ("each of them alone, added up", "logits", None, group.sum_of_singles),
+        ("together minus added up", "logits", None, group.excess),
+    ]
 
 
 def _reading(reading: Reading) -> list[Any]:
@@ -155,7 +178,9 @@ def _examples(report: HeadReport) -> list[Json]:
     seen = dict.fromkeys(STRATA, 0)
     rows = []
     for example in ordered:
-        rows.append(example_json(example) | {"rank": seen[example.stratum]})
+        read = report.evidence.in_words(example)
+        said = {} if read is None else {"words": words_json(read)}
+        rows.append(example_json(example) | said | {"rank": seen[example.stratum]})
         seen[example.stratum] += 1
     return rows
 

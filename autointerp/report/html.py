@@ -32,7 +32,9 @@ from autointerp.report.summary import VERDICTS, Summary, margin_group
 PLAIN_BYTES = 10_000_000
 PAGE_BYTES = 24_000_000
 _TEMPLATES = Path(__file__).parent / "templates"
-_SCRIPTS = ("dom.js", "heatmap.js", "table.js", "examples.js", "scorecard.js", "card.js", "main.js")
+_SCRIPTS = (
+    "dom.js", "heatmap.js", "table.js", "words.js", "examples.js", "scorecard.js", "agent.js", "card.js", "main.js",
+)  # fmt: skip
 _TIERS = ((5, True), (3, True), (1, True), (1, False))
 Json = dict[str, Any]
 Tier = tuple[int, bool]  # examples of a stratum, and whether prompts are kept

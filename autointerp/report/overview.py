@@ -12,6 +12,7 @@ from typing import Any
 from autointerp.report.command import head_command
 from autointerp.report.folder import CallTotals
 from autointerp.report.summary import Summary
+from autointerp.report.words import lens_facts
 
 Facts = list[tuple[str, str]]
 
@@ -62,6 +63,7 @@ class Overview:
     def facts(self) -> dict[str, Facts]:
         """Groups of facts: what ran, the text, the instrument, cost; empty groups are left out."""
         groups = {"Model": self._what(), "Text": self._text(), "Cost": self._cost()}
+        groups["Lenses"] = lens_facts(self.run)
         groups["Instrument"] = flatten(self.run.get("instrument"))
         groups["Time"] = [(name, f"{value} s") for name, value in flatten(self.run.get("seconds"))]
         return {name: facts for name, facts in groups.items() if facts}
@@ -121,7 +123,23 @@ class Overview:
             ("supported", f"{text_of(rate)} of all heads [{text_of(low)}, {text_of(high)}]"),
             ("mean coverage where scored", f"{text_of(s.mean_coverage)} (n = {len(s.coverages)})"),
             *more,
+            *s.judged.facts(),
+            *self._random_weights(),
         ]
+
+    def _random_weights(self) -> Facts:
+        """What the pipeline found where nothing was learned; nothing in runs older than that control."""
+        found = self.run.get("random_weights")
+        if not isinstance(found, Mapping):
+            return []
+        name = "on a model of the same shape with random weights"
+        if "reason" in found:
+            return [(name, f"not measured: {found['reason']}")]
+        text = f"{found['margin_above_0']} of {found['n']} heads got a margin above 0 "
+        text += f"[{text_of(found['low'])}, {text_of(found['high'])}]; {found['described']} described, "
+        text += f"{found['abstained']} abstained, {found['supported']} supported"
+        other = self.run.get("explainer") == "llm" and found.get("explainer") == "detectors"
+        return [(name, text + ("; described by the detectors, not by this run's LLM" if other else ""))]
 
 
 def flatten(value: object, prefix: str = "") -> Facts:

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Literal
 
 from autointerp.records import Control, HeadReport, Score
+from autointerp.report.judged import JudgeTotals
 
 Group = Literal["counted", "equals a rule", "rests on the first token", "abstained", "failed", "unscored"]
 VERDICTS = ("supported", "partly", "refuted", "unscored")
@@ -56,6 +57,7 @@ class Summary:
     words: list[int] = field(default_factory=list)
     effects: list[tuple[str, float, float, str]] = field(default_factory=list)  # head, ablation KL, margin, verdict
     stated: list[tuple[float, bool]] = field(default_factory=list)  # confidence, supported
+    judged: JudgeTotals = field(default_factory=JudgeTotals)
 
     def add(self, report: HeadReport) -> None:
         """Count one head."""
@@ -74,6 +76,7 @@ class Summary:
             self.margins.append((confidence if math.isfinite(confidence) else 0.0, judged.margin))
             self._add_margin_p(report)
         self._add_described(report)
+        self.judged.add(report)
         if judged.coverage is not None and math.isfinite(judged.coverage):
             self.coverages.append(judged.coverage)
         score = headline(report)

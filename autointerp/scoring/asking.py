@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.prompting import Templates
@@ -42,6 +43,25 @@ class Question(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """How the same items are asked again: under which purpose, in which order, at most `size` in a call (0: all)."""
+
+    purpose: str
+    repeat: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one asking of all items gave: `e` in [0, 1] of each unit that the score is made of, and the answers as
+    names of kinds (`said`), for agreement; an item may give several units."""
+
+    e: Float[np.ndarray, " unit"]
+    said: Int[np.ndarray, " unit"]
+    n_items: int
+
+
+@dataclass(frozen=True)
 class Asker:
     """Sends questions; all settings change replies."""
 
@@ -59,9 +79,9 @@ class Asker:
         """A seeded order of n items, another one for each repeat."""
         return self.draw(head, repeat).permutation(n)
 
-    def draw(self, head: Head, repeat: int) -> np.random.Generator:
-        """The generator of one call."""
-        return np.random.default_rng([self.seed, head.layer, head.index, repeat])
+    def draw(self, head: Head, repeat: int, *more: int) -> np.random.Generator:
+        """The generator of one call; `more` numbers tell apart calls that a repeat is cut into."""
+        return np.random.default_rng([self.seed, head.layer, head.index, repeat, *more])
 
     async def ask(self, question: Question[T]) -> Answer[T] | Failure:
         """A checked answer. ServerError and BudgetExceeded pass through."""
@@ -86,18 +106,27 @@ class Asker:
 
 
 async def in_parts(
-    items: Sequence[I], once: Callable[[Sequence[I]], Awaitable[list[R] | Failure]]
+    items: Sequence[I], once: Callable[[Sequence[I]], Awaitable[list[R] | Failure]], size: int = 0
 ) -> list[R] | Failure:
-    """One result an item; items that do not fit the server's context together are asked in halves."""
+    """One result an item, at most `size` in a call (0: all); items that do not fit the server's context together are
+    asked in halves."""
+    if 0 < size < len(items):
+        return await _each([items[start : start + size] for start in range(0, len(items), size)], once)
     found = await once(items)
     if not isinstance(found, Failure) or found.stage != CONTEXT or len(items) < 2:
         return found
+    return await _each([items[: len(items) // 2], items[len(items) // 2 :]], once)
+
+
+async def _each(
+    parts: Sequence[Sequence[I]], once: Callable[[Sequence[I]], Awaitable[list[R] | Failure]]
+) -> list[R] | Failure:
     results: list[R] = []
-    for part in (items[: len(items) // 2], items[len(items) // 2 :]):
-        half = await in_parts(part, once)
-        if isinstance(half, Failure):
-            return half
-        results += half
+    for part in parts:
+        found = await in_parts(part, once)
+        if isinstance(found, Failure):
+            return found
+        results += found
     return results
 
 

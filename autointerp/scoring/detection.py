@@ -2,8 +2,8 @@
 
 1. Items: up to 20 destinations of the test split of the claim's domain, measured to be active or at rest
    (`detection_items`), each with one marked token.
-2. One call for all items, in seeded order. With log-probabilities e = p(yes) / (p(yes) + p(no)), and a seeded part of
-   the heads is asked again in another order; without them, e is the mean of three calls with other orders.
+2. One call for all items, in seeded order. With log-probabilities e = p(yes) / (p(yes) + p(no)); without them, e is
+   the mean of three calls with other orders. A seeded tenth of the heads is asked more often (`judging`).
 3. AUPRC of e against active, with F1 at .5 and Pearson beside it; document bootstrap. Nulls: the same answers
    shuffled over the items, and on a seeded part of the heads other descriptions on the same items.
 
@@ -23,10 +23,11 @@ from jaxtyping import Float
 from autointerp.llm import Answer
 from autointerp.records import Control, Description, Failure, Head, Score, Unscored
 from autointerp.scoring.answers import answers_schema, read_answers, yes_probabilities
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
 from autointerp.scoring.detection_items import MIN_EACH, N_ITEMS, DetectionItem
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.stats.agreement import items_error, mean_difference
 from autointerp.stats.bootstrap import (
     Estimate,
     Resamples,
@@ -45,7 +46,7 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Said:
     """e of one item in one call, and whether it is a bare yes or no."""
 
     e: float
@@ -66,12 +67,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Detector:
-    """Asks the LLM; all settings change replies. `twice` names the heads that are asked in a second order."""
+    """Asks the LLM; all settings change replies."""
 
     asker: Asker
     strings: Sequence[str]
     held_out: HeldOutRows
-    twice: frozenset[Head] = frozenset()
 
     async def score(
         self, head: Head, description: Description, controls: Controls, items: Sequence[DetectionItem]
@@ -83,15 +83,35 @@ class Detector:
         answers = await self._answers(head, description, items, "detection")
         if isinstance(answers, Failure):
             return Unscored(scorer="detection", reason=answers.reason)
-        order: float | Failure | None = _order_effect(answers.calls)
-        if order is None and head in self.twice:
-            order = await self._second_order(head, description, items, answers)
-        if isinstance(order, Failure):
-            return Unscored(scorer="detection", reason=f"in the second order: {order.reason}")
         others = await answer_controls(controls, lambda d: self._answers(head, d, items, "detection control"))
         if isinstance(others, Failure):
             return Unscored(scorer="detection", reason=others.reason)
-        return _Scoring(items, self.asker.seed).score(answers, others, order, self.held_out.domain)
+        return _Scoring(items, self.asker.seed).score(answers, others, self.held_out.domain)
+
+    @property
+    def calls(self) -> int:
+        """How many askings of the items the value is the mean of."""
+        return self.asker.repeats
+
+    async def read(
+        self, head: Head, description: Description, items: Sequence[DetectionItem], asked: Asked
+    ) -> Reading | Failure:
+        """One asking of the items; e is p(yes)."""
+        once = partial(self._call, head, description, asked.purpose, asked.repeat)
+        found = await in_parts(items, once, asked.size)
+        if isinstance(found, Failure):
+            return found
+        e = np.array([said.e for said in found])
+        return Reading(e, (e >= THRESHOLD).astype(np.int64), len(items))
+
+    def score_of(self, reading: Reading, items: Sequence[DetectionItem]) -> Score:
+        """The score of one reading, with the null that costs no call."""
+        answers = Answers(reading.e[None], int(np.isin(reading.e, (0, 1)).sum()))
+        return _Scoring(items, self.asker.seed).score(answers, {}, self.held_out.domain)
+
+    def asked(self, items: Sequence[DetectionItem]) -> Sequence[DetectionItem]:
+        """Those of the items that are asked about."""
+        return items
 
     def lacks(self, items: Sequence[DetectionItem]) -> Unscored | None:
         """Why these items give no score, whatever is said of them."""
@@ -101,7 +121,7 @@ class Detector:
     async def _answers(
         self, head: Head, description: Description, items: Sequence[DetectionItem], purpose: str
     ) -> Answers | Failure:
-        calls: list[list[_Reading]] = []
+        calls: list[list[_Said]] = []
         for repeat in range(self.asker.repeats):
             found = await in_parts(items, partial(self._call, head, description, purpose, repeat))
             if isinstance(found, Failure):
@@ -109,22 +129,14 @@ class Detector:
             calls.append(found)
         return Answers(np.array([[r.e for r in call] for call in calls]), sum(r.hard for r in calls[0]))
 
-    async def _second_order(
-        self, head: Head, description: Description, items: Sequence[DetectionItem], first: Answers
-    ) -> float | Failure:
-        again = await in_parts(items, partial(self._call, head, description, "detection order", 1))
-        if isinstance(again, Failure):
-            return again
-        return float(np.abs(first.e - np.array([r.e for r in again])).mean())
-
     async def _call(
         self, head: Head, description: Description, purpose: str, repeat: int, items: Sequence[DetectionItem]
-    ) -> list[_Reading] | Failure:
+    ) -> list[_Said] | Failure:
         order = self.asker.order(head, repeat, len(items))
         answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
         if isinstance(answer, Failure):
             return answer
-        readings: list[_Reading] = [_Reading(0.0, hard=True)] * len(items)
+        readings: list[_Said] = [_Said(0.0, hard=True)] * len(items)
         for place, reading in zip(order, _readings(answer), strict=True):
             readings[int(place)] = reading
         return readings
@@ -160,19 +172,12 @@ class Detector:
         return {"item": number, "before": before, "token": tokens[item.dst]}
 
 
-def _readings(answer: Answer[list[bool]]) -> list[_Reading]:
+def _readings(answer: Answer[list[bool]]) -> list[_Said]:
     found = yes_probabilities(answer.raw_replies[-1], answer.logprobs, answer.value)
     return [
-        _Reading(float(said), hard=True) if e is None else _Reading(e, hard=False)
+        _Said(float(said), hard=True) if e is None else _Said(e, hard=False)
         for said, e in zip(answer.value, found, strict=True)
     ]
-
-
-def _order_effect(calls: Float[np.ndarray, "call item"]) -> float | None:
-    """Mean |e - e'| over all pairs of calls; None for one call."""
-    n = len(calls)
-    pairs = [np.abs(calls[i] - calls[j]).mean() for i in range(n) for j in range(i)]
-    return float(np.mean(pairs)) if pairs else None
 
 
 def _too_few(items: Sequence[DetectionItem]) -> str:
@@ -198,7 +203,7 @@ class _Scoring:
         self._activity = np.array([i.activity for i in items])
         self._resamples = Resamples.of(len(items), seed)
 
-    def score(self, answers: Answers, others: Mapping[str, list[Answers]], order: float | None, domain: str) -> Score:
+    def score(self, answers: Answers, others: Mapping[str, list[Answers]], domain: str) -> Score:
         e, n = answers.e, len(self._items)
         value, spread = auprc(e, self._active), auprc_draws(e, self._active, self._resamples)
         low, high = interval(spread)
@@ -211,7 +216,8 @@ class _Scoring:
         return Score(
             scorer="detection", metric="auprc", domain=domain, value=value, low=low, high=high, n_items=n, n_docs=n,
             prevalence=prevalence, chance=prevalence, controls=tuple(controls),
-            state="underpowered" if n < N_ITEMS else "", details=self._details(answers, order),
+            state="underpowered" if n < N_ITEMS else "",
+            details=self._details(answers) | {"se_items": items_error(spread)},
         )  # fmt: skip
 
     def _shuffled_answers(self, e: Float[np.ndarray, " item"], value: float, spread: np.ndarray) -> Control:
@@ -223,7 +229,7 @@ class _Scoring:
         drawn = np.mean([auprc_draws(e[order], self._active, self._resamples) for order in orders], axis=0)
         return compared("answers shuffled over the items", value, of, spread - drawn)
 
-    def _details(self, answers: Answers, order: float | None) -> dict[str, float | int | str | None]:
+    def _details(self, answers: Answers) -> dict[str, float | int | str | None]:
         e, n = answers.e, len(self._items)
         weights, places = np.ones(n), np.arange(n)
         said = (e >= THRESHOLD).astype(np.float64)
@@ -238,7 +244,7 @@ class _Scoring:
             "resting_other_token": sum(i.tier == "T0" for i in self._items),
             "calls": len(answers.calls),
             "items_without_probability": answers.hard,
-            "order_effect": order,
+            "order_effect": mean_difference(answers.calls) if len(answers.calls) > 1 else None,
         }
 
 

@@ -1,13 +1,11 @@
-"""Effect: does the description predict what the head's write does to the next token's logits?
+"""Effect, read by an LLM: does the description predict what the head's write does to the next token's logits?
 
-With an LLM (`Effect`): 1. up to ten held-out rows with destination, source and ten candidate tokens each
-(`effect_rows`); 2. one call, in which the LLM gives each candidate a number from -5 to 5 from `writes`; 3. Spearman
-rank correlation with the measured centred logit changes, mean over rows, chance 0; beside it the share of the five
-strongly changed candidates whose sign is right (0 is wrong), against the commoner sign.
+1. Up to ten held-out rows with destination, source and ten candidate tokens each (`effect_rows`).
+2. One call, in which the LLM gives each candidate a number from -5 to 5 from `writes`.
+3. Spearman rank correlation with the measured centred logit changes, mean over rows, chance 0; beside it the share of
+   the five strongly changed candidates whose sign is right (0 is wrong), against the commoner sign.
 
-Without one (`effect_without_llm`): a label that says what becomes of the attended token (copying, name_mover and
-induction raise it, copy_suppression lowers it, successor raises the next of its list) gives the share of rows whose
-sign is right, against tokens of like frequency in the same rows.
+What needs no LLM is in `effect_sign`.
 
 Rows are documents, so the bootstrap is over rows. Gould et al. 2023; McDougall et al. 2023; scoring_validity rule 22.
 """
@@ -24,24 +22,16 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.records import Description, Failure, Head, Score, Unscored
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
-from autointerp.scoring.effect_rows import N_CANDIDATES, N_STRONG, Change, EffectRow
+from autointerp.scoring.effect_rows import N_CANDIDATES, N_STRONG, EffectRow
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.stats.agreement import items_error
 from autointerp.stats.bootstrap import Estimate, Resamples, interval, ratio_interval
 
 N_ROWS, MIN_ROWS, BEFORE, AROUND = 10, 5, 40, 3
-MIN_SIGN_ROWS, ENOUGH_SIGN_ROWS = 10, 30
 MOST = 5  # numbers run from -MOST to MOST
 MAX_TOKENS = 700
-SOURCE_UP, SOURCE_DOWN, SUCCESSOR_UP = "raises the source", "lowers the source", "raises the source's successor"
-CLAIMED: dict[str, str] = {
-    "copying": SOURCE_UP,
-    "name_mover": SOURCE_UP,
-    "induction": SOURCE_UP,
-    "copy_suppression": SOURCE_DOWN,
-    "successor": SUCCESSOR_UP,
-}
 
 EffectItems = Sequence[EffectRow] | Unscored
 
@@ -71,6 +61,30 @@ class Effect:
             return Unscored(scorer="effect", reason=others.reason)
         return _score(rows, np.array(said), others, self.held_out.domain, self.asker.seed)
 
+    @property
+    def calls(self) -> int:
+        """How many askings of the rows the value is the mean of."""
+        return 1
+
+    async def read(self, head: Head, description: Description, items: EffectItems, asked: Asked) -> Reading | Failure:
+        """One asking of the rows; e is the number of each candidate on a scale from 0 to 1, answers are signs."""
+        once = partial(self._call, head, description, asked)
+        found = await in_parts(self.asked(items), once, asked.size)
+        if isinstance(found, Failure):
+            return found
+        numbers = np.array(found).reshape(-1)
+        return Reading((numbers + MOST) / (2 * MOST), (np.sign(numbers) + 1).astype(np.int64), len(found))
+
+    def score_of(self, reading: Reading, items: EffectItems) -> Score:
+        """The score of one reading, with the null that costs no call."""
+        rows = self.asked(items)
+        numbers = (2 * MOST * reading.e - MOST).reshape(len(rows), N_CANDIDATES)
+        return _score(rows, np.round(numbers, 9), {}, self.held_out.domain, self.asker.seed)
+
+    def asked(self, items: EffectItems) -> Sequence[EffectRow]:
+        """Those of the rows that are asked about."""
+        return () if isinstance(items, Unscored) else items[:N_ROWS]
+
     def lacks(self, items: EffectItems) -> Unscored | None:
         """Why these rows give no score, whatever is said of them."""
         rows = _rows(items)
@@ -79,26 +93,43 @@ class Effect:
     async def _answers(
         self, head: Head, description: Description, purpose: str, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
-        return await in_parts(rows, partial(self._call, head, description, purpose))
+        return await in_parts(rows, partial(self._call, head, description, Asked(purpose)))
 
     async def _call(
-        self, head: Head, description: Description, purpose: str, rows: Sequence[EffectRow]
+        self, head: Head, description: Description, asked: Asked, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
-        answer = await self.asker.ask(self.question(head, description, rows, purpose))
-        return answer if isinstance(answer, Failure) else answer.value
+        order = self._order(head, asked.repeat, len(rows))
+        answer = await self.asker.ask(self.question(head, description, rows, asked.purpose, asked.repeat))
+        if isinstance(answer, Failure):
+            return answer
+        found: list[list[float]] = [[]] * len(rows)
+        for place, numbers in zip(order, answer.value, strict=True):
+            found[int(place)] = numbers
+        return found
+
+    def _order(self, head: Head, repeat: int, n: int) -> np.ndarray:
+        """Rows are drawn in seeded order; only repeats shuffle them again."""
+        return self.asker.order(head, repeat, n) if repeat else np.arange(n)
 
     def question(
-        self, head: Head, description: Description, rows: Sequence[EffectRow], purpose: str = "effect"
+        self,
+        head: Head,
+        description: Description,
+        rows: EffectItems,
+        purpose: str = "effect",
+        repeat: int = 0,
     ) -> Question[list[list[float]]]:
-        """The question about the first N_ROWS of `rows`."""
-        n = len(rows[:N_ROWS])
+        """The question about the first N_ROWS of `rows`, in the order of the repeat."""
+        shown = self.asked(rows)
+        n = len(shown)
+        views = [self._view(number, shown[i]) for number, i in enumerate(self._order(head, repeat, n), 1)]
         return Question(
             template="effect",
             values={
                 "writes": description.writes,
                 "looks_at": description.looks_at,
                 "conditions": description.conditions,
-                "items": [self._view(number, row) for number, row in enumerate(rows[:N_ROWS], 1)],
+                "items": views,
                 "candidates": N_CANDIDATES,
             },
             schema_name="changes",
@@ -107,6 +138,7 @@ class Effect:
             max_tokens=MAX_TOKENS,
             purpose=purpose,
             head=head,
+            repeat=repeat,
         )
 
     def _view(self, number: int, row: EffectRow) -> dict[str, Any]:
@@ -208,7 +240,10 @@ def _score(
         scorer="effect", metric="spearman", domain=domain, value=value, low=low, high=high,
         n_items=len(rows) * N_CANDIDATES, n_docs=len(rows), prevalence=float((true > 0).mean()), chance=0.0,
         controls=tuple(controls), state="underpowered" if len(rows) < N_ROWS else "",
-        details={"documents_with_positive": len(rows), **_signs(rows, said, true, resamples)},
+        details={
+            "documents_with_positive": len(rows), **_signs(rows, said, true, resamples),
+            "se_items": items_error(spread),
+        },
     )  # fmt: skip
 
 
@@ -230,46 +265,3 @@ def _signs(
         "sign_chance": max(up, 1 - up),
         "strong_candidates": len(rows) * N_STRONG,
     }
-
-
-def claimed_effect(description: Description) -> str | None:
-    """What the labels say of the attended token's logit; None where they say nothing."""
-    labels = (description.label, *description.labels)
-    return next((CLAIMED[label] for label in labels if label in CLAIMED), None)
-
-
-def effect_without_llm(description: Description, items: EffectItems, domain: str, seed: int) -> Score | Unscored:
-    """Share of held-out rows in which the labels' claim about the attended token has the right sign."""
-    claim = claimed_effect(description)
-    if claim is None:
-        return _no_sign(f"label {description.label!r} says nothing of the attended token's logit")
-    if isinstance(items, Unscored):
-        return _no_sign(items.reason)
-    changes = [change for row in items if (change := _claimed_change(claim, row)) is not None]
-    if len(changes) < MIN_SIGN_ROWS:
-        return _no_sign(f"only {len(changes)} active held-out rows have one clear source that the claim is about")
-    direction = -1.0 if claim == SOURCE_DOWN else 1.0
-    right = np.array([float(direction * change.value > 0) for change in changes])
-    like = np.array([np.mean([direction * value > 0 for value in change.matched]) for change in changes])
-    resamples = Resamples.of(len(changes), seed)
-    share = ratio_interval(right, np.ones(len(changes)), resamples)
-    difference = resamples.counts @ (right - like) / len(changes)
-    chance = float(like.mean())
-    return Score(
-        scorer="effect_sign", metric="sign_share", domain=domain, value=share.value, low=share.low, high=share.high,
-        n_items=len(changes), n_docs=len(changes), prevalence=chance, chance=chance,
-        controls=(compared("tokens of like frequency", share.value, chance, difference),),
-        state="underpowered" if len(changes) < ENOUGH_SIGN_ROWS else "",
-        details={
-            "claim": claim, "mean_change": float(np.mean([change.value for change in changes])),
-            "documents_with_positive": len(changes),
-        },
-    )  # fmt: skip
-
-
-def _claimed_change(claim: str, row: EffectRow) -> Change | None:
-    return row.successor if claim == SUCCESSOR_UP else row.source
-
-
-def _no_sign(reason: str) -> Unscored:
-    return Unscored(scorer="effect_sign", reason=reason)

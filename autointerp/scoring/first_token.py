@@ -14,8 +14,9 @@ from autointerp.model import LanguageModel, Layer
 from autointerp.records import Head, Score, Unscored
 from autointerp.scoring.controls import compared
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.random_weights import random_control
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
-from autointerp.stats.bootstrap import Resamples, interval
+from autointerp.stats.bootstrap import Draws, Resamples, interval
 
 QUANTITIES = ("tp", "fp", "positives", "negatives", "sink", "rows")
 
@@ -51,29 +52,45 @@ def tally_first_token(
 
 
 def score_first_token(
-    sums: Float64[np.ndarray, "quantity layer head doc"], head: Head, resamples: Resamples, domain: str
+    sums: Float64[np.ndarray, "quantity layer head doc"],
+    head: Head,
+    resamples: Resamples,
+    domain: str,
+    random: Float64[np.ndarray, "quantity layer head doc"] | None = None,
 ) -> Score | Unscored:
-    """F1 of "source 0 in every row" on one head."""
+    """F1 of "source 0 in every row" on one head; `random`: the counts on a model with random weights, a null."""
     by_document = dict(zip(QUANTITIES, sums[:, head.layer, head.index], strict=True))
     documents = int((by_document["positives"] > 0).sum())
     if documents == 0:
         return Unscored(scorer="first_token", reason="no source reaches an attention of .3 in any held-out row")
     totals = {name: np.array([values.sum()]) for name, values in by_document.items()}
-    drawn = {name: resamples.counts @ values for name, values in by_document.items()}
-    value, chance = float(_f1(totals)[0]), float(_always(totals)[0])
-    spread = _f1(drawn)
+    (value, spread), (chance, line) = _f1_and_always(by_document, resamples)
     low, high = interval(spread)
-    null = compared("chance line", value, chance, spread - _always(drawn))
+    nulls = [compared("chance line", value, chance, spread - line)]
+    if random is not None:
+        there = dict(zip(QUANTITIES, random[:, head.layer, head.index], strict=True))
+        (reached, reached_drawn), (always, always_drawn) = _f1_and_always(there, resamples)
+        gained = reached - always, reached_drawn - always_drawn
+        nulls.append(random_control((value, spread), (chance, line), gained))
     return Score(
         scorer="first_token", metric="f1", domain=domain, value=value, low=low, high=high,
         n_items=int(totals["positives"][0] + totals["negatives"][0]), n_docs=int((by_document["rows"] > 0).sum()),
         prevalence=float(totals["positives"][0] / (totals["positives"][0] + totals["negatives"][0])), chance=chance,
-        controls=(null,), state="" if documents >= 30 else "underpowered",
+        controls=tuple(nulls), state="" if documents >= 30 else "underpowered",
         details={
             "coverage": float(totals["sink"][0] / max(totals["rows"][0], 1.0)), "sink_kept": "yes",
             "documents_with_positive": documents,
         },
     )  # fmt: skip
+
+
+def _f1_and_always(
+    by_document: dict[str, np.ndarray], resamples: Resamples
+) -> tuple[tuple[float, Draws], tuple[float, Draws]]:
+    """The claim's F1 and the always-yes line, each as a point and resampled."""
+    totals = {name: np.array([values.sum()]) for name, values in by_document.items()}
+    drawn = {name: resamples.counts @ values for name, values in by_document.items()}
+    return (float(_f1(totals)[0]), _f1(drawn)), (float(_always(totals)[0]), _always(drawn))
 
 
 def _f1(sums: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Pointing: an LLM reads the description and names the attended source in held-out contexts.
 
-1. Items: test rows of the claim's domain in which one source has a contribution share >= .3; at most one a document.
-2. Candidates: that source and up to four others with a measured share <= .02, of the same distance bucket first.
-3. One call holds up to 20 items in seeded order; without log-probabilities three calls with other orders.
-4. Accuracy with a document bootstrap against the chance line (mean of 1 / candidates), and on a seeded part of the
+1. Items: up to 20 test rows of the claim's domain with the attended source and up to four others (`pointing_items`).
+2. One call holds up to 20 items in seeded order; without log-probabilities three calls with other orders.
+3. Accuracy with a document bootstrap against the chance line (mean of 1 / candidates), and on a seeded part of the
    heads against other heads' descriptions on the same items.
 
 The LLM sees neither the pattern nor which head it is.
@@ -18,99 +17,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
-from autointerp.evidence.buckets import bucket_of
-from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
-from autointerp.model import LanguageModel, Layer
 from autointerp.records import Description, Failure, Head, Score, Unscored
-from autointerp.scoring.asking import Asker, Controls, Question, answer_controls, in_parts
+from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
 from autointerp.scoring.held_out import HeldOutRows
-from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW
+from autointerp.scoring.pointing_items import N_ITEMS, PointingItem
+from autointerp.stats.agreement import items_error
 from autointerp.stats.bootstrap import Resamples, interval
 
-N_ITEMS, N_OTHERS, BEFORE, AROUND = 20, 4, 40, 3
+BEFORE, AROUND = 40, 3
 MIN_ITEMS, MAX_TOKENS = 5, 400
 LETTERS = "ABCDE"
+NOT_OFFERED = len(LETTERS)  # a letter that the item does not have
 _Found = Float[np.ndarray, " item"] | Failure
-
-
-@dataclass(frozen=True)
-class PointingItem:
-    """A marked destination and its candidates; `candidates[0]` is the attended source."""
-
-    window: int
-    document: int
-    dst: int
-    candidates: tuple[int, ...]
-
-
-def choose_items(
-    model: LanguageModel, held_out: HeldOutRows, heads: Sequence[Head], seed: int, batch_size: int
-) -> dict[Head, list[PointingItem]]:
-    """Up to N_ITEMS items a head, windows in seeded order."""
-    chooser = _Chooser(model, held_out, heads, seed)
-    order = np.random.default_rng(seed).permutation(len(held_out.ids))
-    for start in range(0, len(order), batch_size):
-        if chooser.full():
-            break
-        chooser.read(order[start : start + batch_size])
-    return chooser.items
-
-
-class _Chooser:
-    def __init__(self, model: LanguageModel, held_out: HeldOutRows, heads: Sequence[Head], seed: int) -> None:
-        self._model, self._held_out, self._heads, self._seed = model, held_out, heads, seed
-        self._outputs = {n: OutputGeometry.of(model, n) for n in sorted({h.layer for h in heads})}
-        self.items: dict[Head, list[PointingItem]] = {head: [] for head in heads}
-
-    def full(self) -> bool:
-        return all(len(items) >= N_ITEMS for items in self.items.values())
-
-    def read(self, windows: np.ndarray) -> None:
-        ids = self._model.to_ids(self._held_out.ids[windows])
-        lengths = torch.as_tensor(self._held_out.lengths[windows].astype(np.int64), device=ids.device)
-        masks = Masks.of(ids, lengths, self._model.special_ids)
-
-        def keep(layer: Layer) -> None:
-            norms = write_norms(self._model, layer, self._outputs[layer.index])
-            attention = layer.pattern.float() * masks.allowed[:, None, None, :]
-            contribution = attention * norms[:, :, None, :]
-            a = (contribution / contribution.sum(-1, keepdim=True).clamp_min(1e-30)).cpu().numpy()
-            valid = (attention.sum(-1) >= TAU).cpu().numpy()
-            for head in self._heads:
-                if head.layer == layer.index:
-                    for row, window in enumerate(windows):
-                        self._item(head, int(window), a[row, head.index], valid[row, head.index])
-
-        self._model.read_attention(ids, list(self._outputs), keep)
-
-    def _item(self, head: Head, window: int, a: Float[np.ndarray, "dst src"], valid: np.ndarray) -> None:
-        items = self.items[head]
-        document = int(self._held_out.documents[window])
-        if len(items) >= N_ITEMS or any(i.document == document for i in items):
-            return
-        usable = np.flatnonzero(valid & self._held_out.rows[window] & (a.max(-1) >= THETA_HIGH))
-        rng = np.random.default_rng([self._seed, head.layer, head.index, window])
-        for dst in rng.permutation(usable):
-            true = int(a[dst].argmax())
-            others = self._others(a[dst], int(dst), true, self._held_out.sources[window], rng)
-            if others:
-                items.append(PointingItem(window, document, int(dst), (true, *others)))
-                return
-
-    @staticmethod
-    def _others(
-        a: Float[np.ndarray, " src"], dst: int, true: int, sources: np.ndarray, rng: np.random.Generator
-    ) -> list[int]:
-        """Sources that were measured to get nothing; those at a like distance first."""
-        able = np.flatnonzero((a[: dst + 1] <= THETA_LOW) & sources[: dst + 1])
-        shuffled = rng.permutation(able)
-        bucket = bucket_of(np.array([dst - true]))[0]
-        order = np.argsort(np.abs(bucket_of(dst - shuffled) - bucket), kind="stable")
-        return [int(s) for s in shuffled[order][:N_OTHERS]]
 
 
 @dataclass(frozen=True)
@@ -136,6 +57,34 @@ class Pointer:
             return Unscored(scorer="pointing", reason=others.reason)
         return _score(hits, others, items, self.held_out.domain, self.asker.seed)
 
+    @property
+    def calls(self) -> int:
+        """How many askings of the items the value is the mean of."""
+        return self.asker.repeats
+
+    async def read(
+        self, head: Head, description: Description, items: Sequence[PointingItem], asked: Asked
+    ) -> Reading | Failure:
+        """One asking of the items; e is 1 where the answer is right. Answers are named by the letter that the chosen
+        candidate has in the first call, so that choosing at random agrees by 1 / candidates."""
+        once = partial(self._call, head, description, asked.purpose, asked.repeat)
+        found = await in_parts(items, once, asked.size)
+        if isinstance(found, Failure):
+            return found
+        said = np.full(len(items), NOT_OFFERED)
+        for item, shuffle in zip(*self._order(head, 0, items), strict=True):
+            if found[item] != NOT_OFFERED:
+                said[item] = int(np.flatnonzero(shuffle == found[item])[0])
+        return Reading(np.array([float(chosen == 0) for chosen in found]), said, len(items))
+
+    def score_of(self, reading: Reading, items: Sequence[PointingItem]) -> Score:
+        """The score of one reading, with the null that costs no call."""
+        return _score(reading.e, {}, items, self.held_out.domain, self.asker.seed)
+
+    def asked(self, items: Sequence[PointingItem]) -> Sequence[PointingItem]:
+        """Those of the items that are asked about."""
+        return items
+
     def lacks(self, items: Sequence[PointingItem]) -> Unscored | None:
         """Why these items give no score, whatever is said of them."""
         if len(items) >= MIN_ITEMS:
@@ -149,27 +98,29 @@ class Pointer:
             found = await in_parts(items, partial(self._call, head, description, purpose, repeat))
             if isinstance(found, Failure):
                 return found
-            hits += np.array(found) / self.asker.repeats
+            hits += np.array([chosen == 0 for chosen in found]) / self.asker.repeats
         return hits
 
     async def _call(
         self, head: Head, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
-    ) -> list[bool] | Failure:
+    ) -> list[int] | Failure:
+        """The chosen candidate of each item."""
         order, letters = self._order(head, repeat, items)
         answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
         if isinstance(answer, Failure):
             return answer
-        hits = [False] * len(items)
+        found = [NOT_OFFERED] * len(items)
         for place, (item, shuffle) in enumerate(zip(order, letters, strict=True)):
-            chosen = answer.value[place]
-            hits[int(item)] = bool(chosen < len(shuffle) and shuffle[chosen] == 0)
-        return hits
+            if answer.value[place] < len(shuffle):
+                found[int(item)] = int(shuffle[answer.value[place]])
+        return found
 
     def _order(
         self, head: Head, repeat: int, items: Sequence[PointingItem]
     ) -> tuple[np.ndarray, list[Int[np.ndarray, " candidate"]]]:
-        """The order of the items, and that of each one's candidates."""
-        rng = self.asker.draw(head, repeat)
+        """The order of the items, and that of each one's candidates; an item by itself draws its own, else the true
+        candidate of all items asked singly would have the same letter."""
+        rng = self.asker.draw(head, repeat, *((items[0].window, items[0].dst) if len(items) == 1 else ()))
         order = rng.permutation(len(items))
         return order, [rng.permutation(len(items[i].candidates)) for i in order]
 
@@ -266,5 +217,8 @@ def _score(
         scorer="pointing", metric="pointing", domain=domain, value=value, low=low, high=high,
         n_items=len(items), n_docs=n_docs, prevalence=float(chance.mean()), chance=float(chance.mean()),
         controls=tuple(controls), state="underpowered" if n_docs < N_ITEMS else "",
-        details={"documents_with_positive": n_docs, "candidates": float(np.mean([len(i.candidates) for i in items]))},
+        details={
+            "documents_with_positive": n_docs, "candidates": float(np.mean([len(i.candidates) for i in items])),
+            "se_items": items_error(spread),
+        },
     )  # fmt: skip

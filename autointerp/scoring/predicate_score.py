@@ -5,8 +5,8 @@
    descriptions).
 2. On test: F1 over pairs (negatives matched on the destination token), or Pearson where less than half of the
    contribution lies in positive pairs; the same document resamples for every compared predicate.
-3. Controls: chance line, shuffled explanation (nulls); best simple rival and, for an LLM, the detector text (rivals);
-   a rival that predicts the same pairs (IoU >= .9 on test) is the same rule.
+3. Controls: chance line, shuffled explanation, random weights (nulls); best simple rival and, for an LLM, the detector
+   text (rivals); a rival that predicts the same pairs (IoU >= .9 on test) is the same rule.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from autointerp.records import Control, Score, Unscored
 from autointerp.scoring.controls import compared
+from autointerp.scoring.random_weights import random_control
 from autointerp.scoring.tallies import BY_HEAD, BY_PREDICATE, LayerTallies
 from autointerp.stats.bootstrap import Resamples, interval
 from autointerp.stats.metrics import PEARSON_SUMS, f1_from_counts, pearson_from_sums
@@ -45,6 +46,7 @@ class Contest:
     identity: tuple[int, ...] = ()  # the token-identity table at each of its thresholds
     identity_mask: Callable[[int], np.ndarray] | None = None  # its predicted pairs on test at a threshold's number
     own_mask: np.ndarray | None = None
+    random: Sums | None = None  # of the own predicate, on the same head of a model with random weights
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class _Measure:
     def resampled_chance(self, sums: Sums) -> Float[np.ndarray, " resample"]:
         return self._chance(self._sums(sums))
 
+    def gained(self, sums: Sums) -> tuple[float, Float[np.ndarray, " resample"]]:
+        """Score minus chance line, as a point and resampled."""
+        point = self.point(sums) - self.chance(_totals(sums))
+        return point, self.resampled(sums) - self.resampled_chance(sums)
+
     def _chance(self, totals: dict[str, np.ndarray]) -> np.ndarray:
         if self.metric == "pearson":
             return np.zeros_like(totals["pairs"])
@@ -166,6 +173,9 @@ def _controls(
         points = [_point(measure, test, d) for d in donors]
         shuffled = np.mean([_zero_nan(measure.resampled(test.of(d))) for d in donors], axis=0)
         controls.append(compared(name, value, float(np.mean(points)), spread - shuffled))
+    if contest.random is not None:
+        line = measure.chance(_totals(own)), chance
+        controls.append(random_control((value, spread), line, measure.gained(contest.random)))
     pool = dict(contest.rivals)
     if contest.identity:
         pool[IDENTITY] = max(contest.identity, key=lambda index: _point(measure, select, index))

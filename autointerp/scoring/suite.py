@@ -18,16 +18,18 @@ from jaxtyping import Float64, Int
 
 from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
-from autointerp.records import Description, Domain, Failure, Head, Interval, Score, Unscored
+from autointerp.records import Description, Domain, Failure, GroupEffect, Head, Interval, Score, Unscored
 from autointerp.scoring.ablation import Effects, ablate_heads
-from autointerp.scoring.backup import TotalAndDirect, total_and_direct
+from autointerp.scoring.backup import RemovedHeads, TotalAndDirect, remove_heads
 from autointerp.scoring.causal import CONDITIONAL, INSIDE, PATCHING, CausalClaim, CausalScorers, CausalSpec
 from autointerp.scoring.direct import direct_effects
+from autointerp.scoring.groups import group_of
 from autointerp.scoring.head_values import ExplainMeans
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicates import Outcomes, PredicateScorers, PredicateSpec, Progress
 from autointerp.scoring.predicted import DONOR_POOL, PredictedPairs, predicate_of, some_predicates
 from autointerp.scoring.probes import PROBE
+from autointerp.scoring.random_weights import Twin
 from autointerp.scoring.token_identity import IdentityTable
 
 
@@ -60,6 +62,7 @@ class SuiteSpec:
     scorers: tuple[str, ...] = ("predicate", "ablation")
     identity: IdentityTable | None = None  # learned on the explain split
     causal: CausalInputs | None = None
+    twin: Twin | None = None  # a model of the same shape with random weights: a null
 
 
 @dataclass
@@ -72,6 +75,7 @@ class HeadScores:
     kl: Interval = field(default_factory=lambda: _nothing())
     direct: Interval | None = None  # centred logits on the true next token; None where writes cannot be read
     total: TotalAndDirect | None = None
+    group: GroupEffect | None = None  # of a head that is backed up, removed together with those described like it
     effect: Interval = field(default_factory=lambda: _nothing())  # KL at the claimed destinations
 
 
@@ -108,7 +112,8 @@ class Suite:
         spec = self._spec
         rows = spec.held_out.select[domain], spec.held_out.test[domain]
         return PredicateScorers(
-            PredicateSpec(spec.model, *rows, self._table, spec.identity, spec.seed, spec.batch_size), self._progress
+            PredicateSpec(spec.model, *rows, self._table, spec.identity, spec.seed, spec.batch_size, spec.twin),
+            self._progress,
         )
 
     def _causal(self, domain: Domain, inputs: CausalInputs, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
@@ -159,7 +164,7 @@ class Suite:
             effects = self._ablated(domain, held_out, heads)
             pairs = PredictedPairs(held_out, self._table)
             if domain == "text":
-                self._next_token(held_out, heads, found)
+                self._next_token(held_out, outcomes, found)
             for head in heads:
                 if domain == "text":
                     found[head].loss, found[head].kl = effects.mean(head, "loss"), effects.mean(head, "kl")
@@ -174,19 +179,29 @@ class Suite:
 
         return ablate_heads(spec.model, held_out, heads, spec.z_mean, spec.seed, progress)
 
-    def _next_token(self, held_out: HeldOutRows, heads: tuple[Head, ...], found: dict[Head, HeadScores]) -> None:
+    def _next_token(self, held_out: HeldOutRows, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
         """Direct effect over all rows, total and direct effect on a sample of them; nothing where writes cannot be
         read as logits, which the evidence of every head says."""
         direct = direct_effects(self._spec.model, held_out, self._spec.z_mean)
         if isinstance(direct, Unscored):
             return
-        both = total_and_direct(self._spec.model, held_out, heads, self._spec.z_mean, self._spec.seed)
-        for head in heads:
-            found[head].direct, found[head].total = direct[head], both[head]
+        removed = remove_heads(self._spec.model, held_out, sorted(outcomes), self._spec.z_mean, self._spec.seed)
+        for head in outcomes:
+            found[head].direct, found[head].total = direct[head], removed.of(head)
+        for head, effect in _groups(removed, outcomes, found).items():
+            found[head].group = effect
 
     def _effect(self, effects: Effects, head: Head, description: Description, pairs: PredictedPairs) -> Interval:
         predicate = predicate_of(description)
         return effects.mean(head, "kl", None if predicate is None else pairs.destinations(predicate))
+
+
+def _groups(removed: RemovedHeads, outcomes: Outcomes, found: dict[Head, HeadScores]) -> dict[Head, GroupEffect]:
+    """What the heads like a backed-up one do together; each group is removed once."""
+    backed_up = [head for head, scores in found.items() if scores.total is not None and scores.total.backed_up]
+    groups = {head: group for head in backed_up if (group := group_of(head, outcomes)) is not None}
+    together = {group: removed.together(group) for group in dict.fromkeys(groups.values())}
+    return {head: removed.group_effect(head, group, together[group]) for head, group in groups.items()}
 
 
 def _file(results: Mapping[Head, Score | Unscored], found: dict[Head, HeadScores]) -> None:

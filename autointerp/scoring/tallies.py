@@ -24,6 +24,7 @@ from torch import Tensor
 from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
+from autointerp.records import Head
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.token_identity import THRESHOLDS, IdentityPredictions
 
@@ -41,12 +42,14 @@ BY_HEAD = (
 @dataclass(frozen=True)
 class LayerTallies:
     """Sums by document. `by_predicate [quantity head predicate doc]` in the order of BY_PREDICATE, `by_head
-    [quantity head doc]` in the order of BY_HEAD; `no_write [head]` share of rows in which the head writes nothing."""
+    [quantity head doc]` in the order of BY_HEAD; `no_write [head]` share of rows in which the head writes nothing;
+    `positives` of each head as rows of (window, dst, src)."""
 
     layer: int
     by_predicate: Float64[np.ndarray, "quantity head predicate doc"]
     by_head: Float64[np.ndarray, "quantity head doc"]
     no_write: Float64[np.ndarray, " head"]
+    positives: tuple[Int[np.ndarray, "pair 3"], ...] = ()
 
 
 def tally(
@@ -80,7 +83,49 @@ class _Truth:
     no_write: list[Bool[Tensor, "head dst"]]
 
 
-def _read_group(model: LanguageModel, held_out: HeldOutRows, layers: list[int], batch_size: int) -> dict[int, _Truth]:
+@dataclass(frozen=True, eq=False)
+class HeadTruth:
+    """What one head did on held-out rows, kept so that any predicate is tallied without another run of the model.
+
+    `a` and `contribution` `[window dst src]`, `valid [window dst]`: as in step 2 above; not cut to allowed pairs.
+    """
+
+    head: Head
+    held_out: HeldOutRows
+    _truth: _Truth
+    _kinds: Int[Tensor, "window dst src"]
+
+    @classmethod
+    def of(cls, model: LanguageModel, held_out: HeldOutRows, head: Head, batch_size: int) -> HeadTruth:
+        """One run over the rows."""
+        one = slice(head.index, head.index + 1)
+        truth = _read_group(model, held_out, [head.layer], batch_size, one)[head.layer]
+        return cls(head, held_out, truth, pair_kinds(held_out))
+
+    @property
+    def a(self) -> Float[np.ndarray, "window dst src"]:
+        return np.stack([a[0].numpy() for a in self._truth.a])
+
+    @property
+    def contribution(self) -> Float[np.ndarray, "window dst src"]:
+        return np.stack([c[0].numpy() for c in self._truth.contribution])
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "window dst"]:
+        return np.stack([v[0].numpy() for v in self._truth.valid])
+
+    def tally(self, predicted: Bool[np.ndarray, "predicate window dst src"]) -> LayerTallies:
+        """The tallies of these predicates; the head is number 0 of them."""
+        return _tally_layer(self.head.layer, self._truth, self.held_out, self._kinds, _Predictions(predicted, None))
+
+
+def _read_group(
+    model: LanguageModel,
+    held_out: HeldOutRows,
+    layers: list[int],
+    batch_size: int,
+    heads: slice = slice(None),
+) -> dict[int, _Truth]:
     truth = {layer: _Truth([], [], [], []) for layer in layers}
     outputs = {layer: OutputGeometry.of(model, layer) for layer in layers}
     scale = float(model.final_states(model.to_ids(held_out.ids[:batch_size]))[0].float().norm(dim=-1).mean())
@@ -92,9 +137,9 @@ def _read_group(model: LanguageModel, held_out: HeldOutRows, layers: list[int], 
         rows = torch.as_tensor(held_out.rows[part], device=ids.device) & masks.rows
 
         def keep(layer: Layer, masks: Masks = masks, rows: Tensor = rows) -> None:
-            norms = write_norms(model, layer, outputs[layer.index])
+            norms = write_norms(model, layer, outputs[layer.index])[:, heads]
             allowed = masks.allowed[:, None, None, :]
-            attention = layer.pattern.float() * allowed
+            attention = layer.pattern[:, heads].float() * allowed
             mass = attention.sum(-1)
             contribution = attention * norms[:, :, None, :]
             total = contribution.sum(-1)
@@ -155,7 +200,7 @@ def _tally_layer(
     silent = (torch.stack(truth.no_write).sum((0, 2)) / rows).double().numpy()
     totals = sums[:, :, 0]
     by_head = totals[[0, 2, 3, 4, 7, 8, 5, 6, 9]]  # in the order of BY_HEAD
-    return LayerTallies(layer, sums[: len(BY_PREDICATE), :, 1:], by_head, silent)
+    return LayerTallies(layer, sums[: len(BY_PREDICATE), :, 1:], by_head, silent, _positives(classes))
 
 
 _Classes = tuple[Float[Tensor, "head dst src"], Float[Tensor, "head dst src"], Float[Tensor, "head dst src"]]
@@ -167,6 +212,13 @@ def _classes(truth: _Truth, held_out: HeldOutRows, window: int) -> _Classes:
     causal = torch.ones(a.shape[1], a.shape[2], dtype=torch.bool).tril()
     pairs = truth.valid[window][..., None] & (causal & torch.from_numpy(held_out.sources[window]))
     return pairs.float(), (pairs & (a >= THETA_HIGH)).float(), (pairs & (a <= THETA_LOW)).float()
+
+
+def _positives(classes: list[_Classes]) -> tuple[Int[np.ndarray, "pair 3"], ...]:
+    """By head, (window, dst, src) of its positive pairs."""
+    found = [torch.nn.functional.pad(positive.nonzero(), (1, 0), value=n) for n, (_, positive, _) in enumerate(classes)]
+    pairs = torch.cat(found).numpy()  # window, head, dst, src
+    return tuple(pairs[pairs[:, 1] == head][:, [0, 2, 3]] for head in range(len(classes[0][1])))
 
 
 def pair_kinds(held_out: HeldOutRows) -> Int[Tensor, "window dst src"]:

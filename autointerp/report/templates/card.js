@@ -73,7 +73,7 @@ function valueList(title, values) {
 
 function cardContent(card, item) {
   const judged = h('div', { class: 'columns' }, saidSection(card), verdictSection(card));
-  return [cardBar(item), failuresSection(card), judged, scorecardSection(card), examplesSection(card), whereSection(card), writesSection(card),
+  return [cardBar(item), failuresSection(card), judged, scorecardSection(card), agentSection(card), examplesSection(card), whereSection(card), writesSection(card),
     detectorsSection(card), scoresSection(card), madeSection(card), commandSection(card)].filter(Boolean);
 }
 

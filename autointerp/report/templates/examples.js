@@ -88,7 +88,8 @@ function exampleRow(example) {
   facts.push(['document', `${example.doc}, window ${example.window}`]);
   return h('article', { class: 'example' }, line,
     h('div', { class: 'facts' }, facts.map(([name, value]) => h('span', {}, h('i', {}, name), ' ', value))),
-    h('details', { class: 'more' }, h('summary', {}, 'sources and what was written'), sourcesTable(example), readouts(example)));
+    h('details', { class: 'more' }, h('summary', {}, 'sources and what was written'), sourcesTable(example), readouts(example)),
+    wordsDetails(example));
 }
 
 function sourcesTable(example) {

@@ -9,7 +9,8 @@ function scorecardSection(card) {
   for (const [scorer, reason] of card.unscored) rows.push([scorerName(scorer, false), '', '', '', '', '', h('span', { class: 'soft' }, `unscored: ${reason}`)]);
   if (!rows.length) return null;
   return section('Scorecard', 'held-out text; the line is the 95 % interval over documents, the tick the chance line',
-    table(['scorer', 'metric', '', 'value', 'n', 'nulls and rivals', 'note'], rows, [3, 4]));
+    table(['scorer', 'metric', '', 'value', 'n', 'nulls and rivals', 'note'], rows, [3, 4]),
+    card.scores.flatMap((score) => score.lines).map(([name, text]) => h('p', { class: 'hint' }, h('b', {}, words(name)), `: ${text}`)));
 }
 
 function scorerName(name, main) {

@@ -1,0 +1,86 @@
+"""How a hypothesis stands on the select split, and which of two is better. The thresholds are those of the verdict.
+
+settled: what the verdict asks for holds on the select split, with its interval · partial: the same, but more than a
+quarter of what the head does is unexplained, so that there may be a second claim · open: neither, so that more work may
+change the verdict · unscored: no number · refuted: a null is not beaten, or a simple rule is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeGuard
+
+from autointerp.records import Hypothesis
+from autointerp.scoring.verdict import MIN_COVERAGE
+
+Standing = Literal["settled", "partial", "open", "unscored", "refuted"]
+RANK: dict[Standing, int] = {"settled": 4, "partial": 3, "open": 2, "unscored": 1, "refuted": 0}
+ENOUGH = 0.75  # of the contribution: no second claim is looked for
+GAIN = 0.01  # of the score: less is no gain
+IDLE = 0.9  # of the tested destinations without an effect: nothing depends on the head there
+
+
+def standing_of(numbers: Mapping[str, Any]) -> tuple[Standing, str]:
+    """The standing that the numbers of `score_predicate` give, and the condition that decided."""
+    missing = numbers.get("error") or numbers.get("unscored")
+    value = numbers.get("value")
+    if missing or not _is_number(value):
+        return "unscored", str(missing or "no score")[:200]
+    if numbers.get("nulls_beaten") is False:
+        return "refuted", f"score {value}: not better than chance or than descriptions that say nothing of it"
+    rival = numbers.get("rival") or {}
+    if not rival.get("same_rule") and rival:
+        low, high = _ends(rival.get("difference"))
+        if high < 0:
+            return "refuted", f"score {value}: the rule {rival.get('rule')} has {rival.get('value')}"
+        if not low > 0:
+            return "open", f"score {value}: not surely better than {rival.get('rule')} with {rival.get('value')}"
+    coverage = numbers.get("coverage")
+    if not _is_number(coverage) or coverage < MIN_COVERAGE:
+        return "open", f"score {value}, but it covers {coverage} of what the head does"
+    if _idle(numbers):
+        return "open", f"score {value}, but nothing depends on the head there"
+    if coverage < ENOUGH:
+        return "partial", f"score {value}, but it leaves {1 - coverage:.2f} of what the head does unexplained"
+    return "settled", f"score {value}, covers {coverage}"
+
+
+def _idle(numbers: Mapping[str, Any]) -> bool:
+    group = numbers.get("right_place_no_effect") or {}
+    rows, tested = group.get("rows"), group.get("of_tested")
+    return _is_number(rows) and _is_number(tested) and tested > 0 and rows >= IDLE * tested
+
+
+def better(new: Hypothesis, best: Hypothesis | None, *, revised: bool = False) -> tuple[bool, bool]:
+    """Whether `new` is a gain over `best`, and whether it takes its place. A revision does without a gain where it
+    states the same rule, or where neither has a score: it was written later, with more in hand."""
+    if best is None:
+        return True, True
+    rank, held = RANK[new.standing], RANK[best.standing]
+    if rank != held:
+        return rank > held, rank > held
+    values = _value(new), _value(best)
+    gained = values[0] > values[1] + GAIN
+    same = values == (-math.inf, -math.inf) or (new.description.predicate is not None and _rule(new) == _rule(best))
+    return gained, gained or (revised and same)
+
+
+def _rule(hypothesis: Hypothesis) -> tuple[str | None, str]:
+    return hypothesis.description.predicate, hypothesis.description.domain
+
+
+def _value(hypothesis: Hypothesis) -> float:
+    """The score over chance: what chance gives differs between text and repeats."""
+    value, chance = hypothesis.select.get("value"), hypothesis.select.get("chance")
+    return float(value) - (float(chance) if _is_number(chance) else 0.0) if _is_number(value) else -math.inf
+
+
+def _ends(value: Any) -> tuple[float, float]:
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    return -math.inf, math.inf
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

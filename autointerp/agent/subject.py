@@ -1,0 +1,116 @@
+"""The head under study and what one run shares between all heads: rows to read, means, the way to read writes.
+
+Rows come from the explain and the select split. There is no field for test rows, and rows of the test split are
+refused: what the agent has seen must not be what it is judged on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from autointerp.errors import BadInput, ModelError
+from autointerp.lenses.head_readings import HeadReader
+from autointerp.model import LanguageModel, Readout
+from autointerp.predicate import TokenTable
+from autointerp.records import Domain, Evidence, Head
+from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.token_identity import ExplainRows
+
+READOUT_WINDOWS = 4  # that the final norm is fitted on
+
+
+@dataclass(frozen=True)
+class Output:
+    """How writes are read as logits: the readout, and the final norm's usual scale for what has no row of its own."""
+
+    readout: Readout
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class LabData:
+    """What the laboratories of one run share. Build it with `of`.
+
+    `explain`: windows of the explain split · `select`: rows of the select split by domain · `z_mean`: mean z of the
+    explain split `[layer head d_head]` · `output`: None where the model's writes cannot be read as logits ·
+    `reader`: a lens with SelfIE, where it is wanted.
+    """
+
+    explain: ExplainRows
+    select: Mapping[Domain, HeldOutRows]
+    z_mean: Float[np.ndarray, "layer head d_head"]
+    table: TokenTable
+    output: Output | None
+    seed: int = 0
+    batch_size: int = 8
+    reader: HeadReader | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        wrong = [rows.split for rows in self.select.values() if rows.split != "select"]
+        if wrong:
+            raise BadInput(f"rows of the {wrong[0]} split for an experiment; give rows of the select split only.")
+
+    @classmethod
+    def of(
+        cls,
+        model: LanguageModel,
+        explain: ExplainRows,
+        select: Mapping[Domain, HeldOutRows],
+        z_mean: Float[np.ndarray, "layer head d_head"],
+        *,
+        seed: int = 0,
+        batch_size: int = 8,
+        reader: HeadReader | None = None,
+    ) -> LabData:
+        """With the token table of the model and a readout fitted on a few explain windows. Raises BadInput for rows of
+        another split, or without an explain window."""
+        if not len(explain.ids):
+            raise BadInput("0 explain windows for the experiments; give at least one.")
+        table = TokenTable.from_strings(model.strings, model.special_ids)
+        output = _output(model, explain.ids, explain.lengths)
+        return cls(explain, select, z_mean, table, output, seed, batch_size, reader)
+
+
+def _output(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], lengths: Int[np.ndarray, " window"]
+) -> Output | None:
+    longest = np.argsort(-lengths, kind="stable")[:READOUT_WINDOWS]
+    fed = model.to_ids(ids[longest, : int(lengths[longest].min())])
+    try:
+        readout = Readout.of(model, fed)
+    except ModelError:
+        return None
+    residual = model.final_states(fed)[0][:, 1:].float()
+    return Output(readout, float(readout.scale(residual.reshape(-1, residual.shape[-1])).median()))
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One head of a model, with its evidence and the run's data."""
+
+    model: LanguageModel
+    head: Head
+    evidence: Evidence
+    data: LabData
+
+    @property
+    def z_mean(self) -> Float[np.ndarray, " d_head"]:
+        return np.asarray(self.data.z_mean[self.head.layer, self.head.index], np.float32)
+
+    def rng(self, purpose: int) -> np.random.Generator:
+        """A generator of its own for each purpose: an answer does not depend on what was asked before."""
+        return np.random.default_rng([self.data.seed, self.head.layer, self.head.index, purpose])
+
+    def token_id(self, text: str) -> int:
+        """The vocabulary id of a token; of the spellings with and without a leading space the one that the explain
+        windows hold more of. Raises BadInput."""
+        strings = self.model.strings
+        known = [strings.index(wanted) for wanted in (text, f" {text}") if wanted in strings]
+        if not known:
+            pieces = " | ".join(strings[i] for i in self.model.encode(text)[0].tolist())
+            raise BadInput(f"{text!r} is no single token of the vocabulary but {pieces[:80]}; give one token")
+        return max(known, key=lambda one: int((self.data.explain.ids == one).sum()))

@@ -1,0 +1,1 @@
+"""Whole studies of a task on any model."""
