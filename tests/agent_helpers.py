@@ -14,7 +14,7 @@ from autointerp.agent.requests import Request
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import StepAsker
 from autointerp.chat import FakeChat
-from autointerp.llm import Budget, Capabilities, ChatRequest, Prices
+from autointerp.llm import Budget, Capabilities, ChatModel, ChatRequest, Prices
 from autointerp.prompting import Templates
 from autointerp.records import Description, Evidence, Head, Provenance
 from tests.report_fixtures import evidence
@@ -96,12 +96,12 @@ def some_evidence(*, hostile: bool = False) -> Evidence:
     return evidence(random.Random(5), HEAD, hostile=hostile, per_stratum=2)
 
 
-def asker_of(chat: FakeChat, tokens: int | None = None, **can: Any) -> StepAsker:
+def asker_of(chat: ChatModel, tokens: int | None = None, **can: Any) -> StepAsker:
     within = LoopChat(chat, Budget(Prices(0.0, 0.0, "none"), tokens=tokens))
     return StepAsker(within, Capabilities(**can), Templates(), 0.0, 0)
 
 
-def loop_of(chat: FakeChat, bench: FakeBench, journal: Journal | None = None, **more: Any) -> HeadLoop:
+def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, **more: Any) -> HeadLoop:
     spec = more.pop("spec", LoopSpec())
     return HeadLoop(
         LoopInputs(

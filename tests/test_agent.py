@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from autointerp.agent.spec import LoopSpec
 from autointerp.agent.standing import standing_of
 from autointerp.agent.steps import experiments_step, hypotheses_step, revision_step
 from autointerp.agent.view import history_view
-from autointerp.chat import FakeChat
+from autointerp.chat import FakeChat, ScriptedChat
 from autointerp.config import AgentPlan, RunConfig
 from autointerp.errors import BudgetExceeded, ContextOverflow
 from autointerp.records import HeadReport, Transcript
@@ -452,3 +453,13 @@ def test_a_prompt_that_the_server_finds_too_long_is_cut_and_sent_again() -> None
     result = run_loop(loop_of(FakeChat(respond), FakeBench(default=OPEN), spec=LoopSpec(rounds=1)))
     assert not [t.failure for t in result.transcript.turns if t.failure]
     assert max(sizes) > 16_000 > min(sizes)
+
+
+@pytest.mark.parametrize("fill", ["first", "drawn"])
+def test_a_script_that_fills_schemas_can_play_the_agent(fill: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text(json.dumps({"fill": fill}))
+    chat = ScriptedChat(script)
+    result = run_loop(loop_of(chat, FakeBench(default=OPEN), spec=LoopSpec(rounds=1)))
+    assert not [t.failure for t in result.transcript.turns if t.failure]
+    assert len(result.transcript.turns) == 2 or len(result.transcript.turns[2].experiments) == 1

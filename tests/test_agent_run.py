@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,7 @@ from tests.run_helpers import (
     run_here,
     save_corpus,
     save_model,
+    subprocess_environment,
 )
 from tests.servers import MisbehavingServer
 
@@ -81,6 +86,7 @@ def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_here(place.config(), out, base_url=server.base_url)
         assert server.calls == calls
     assert {r.status for r in result.reports} == {"described"}
+    assert any(note.startswith("agent: the verdict of 2 of 2 heads") for note in result.notes)
     return out
 
 
@@ -216,3 +222,27 @@ def test_the_agent_is_on_for_language_models_only(place: Place, tmp_path: Path) 
         main([*words, "--debug"])
     with pytest.raises(ValueError, match="write off or rounds=N"):
         config_for(place.model, place.corpus, agent="sometimes")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_killed_for_good_three_times_inside_heads_nothing_is_repeated(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "run"
+    more = ["--llm", "rules", "--scorers", "predicate", "--lenses", "none", "--agent", "rounds=2", "--heads", "0.*"]
+    words = [sys.executable, "-m", "autointerp", *command(place.model, place.corpus, out, *more)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": subprocess_environment()}
+    for least in (6, 14, 20):
+        with subprocess.Popen(words, **quiet) as process:  # type: ignore[call-overload]
+            end = time.monotonic() + 200
+            while process.poll() is None and time.monotonic() < end:
+                if (out / AGENT).exists() and (out / AGENT).read_bytes().count(b"\n") >= least:
+                    process.kill()
+                time.sleep(0.01)
+        assert process.returncode == -signal.SIGKILL
+    assert subprocess.run(words, check=False, **quiet).returncode == 0  # type: ignore[call-overload]
+    lines = lines_of(out / AGENT)
+    done = [(str(line["head"]), line["key"], str(line["turn"] and line["turn"]["step"])) for line in lines]
+    rounds = [line["turn"] and line["turn"]["round"] for line in lines]
+    assert len(set(zip(done, rounds, strict=True))) == len(lines) > 20
+    hashes = [line["hash"] for line in lines_of(out / "calls.jsonl")]
+    assert len(hashes) == len(set(hashes))

@@ -51,7 +51,8 @@ from autointerp.pipeline.bench_heads_table import (
 )
 from autointerp.pipeline.bench_planted import answer_key
 from autointerp.pipeline.inputs import Sources
-from autointerp.records import LABELS, Description, Head, HeadReport, Reading, Unscored
+from autointerp.pipeline.llm_scores import NO_EVIDENCE
+from autointerp.records import LABELS, Control, Description, Head, HeadReport, Reading, Unscored
 from autointerp.stats.bootstrap import clopper_pearson
 from tests.report_fixtures import head_report
 from tests.run_helpers import QUICK, save_corpus, save_model
@@ -484,12 +485,12 @@ def report_of(
     read = (reading(strength), reading(strength, data="text"),
             reading(0.8 if name == "L0H2" else 0.1, "successor", "parameters"),
             reading(0.9 if name == "L0H0" else 0.1, "previous_token"))  # fmt: skip
-    score = (
-        base.scores[0].model_copy(update={"details": {"retrieval_rank": 1.5, "retrieval_heads": 6}}) if labels else None
-    )
+    guess = Control(name=NO_EVIDENCE, kind="null", value=0.25, difference=0.5, low=0.1, high=0.7, beaten=name != "L0H0")
+    changed = {"details": {"retrieval_rank": 1.5, "retrieval_heads": 6}, "controls": (guess,), "value": 0.75}
+    scores = tuple(score.model_copy(update=changed) for score in base.scores if labels)
     return base.model_copy(update={
         "description": said, "evidence": base.evidence.model_copy(update={"readings": read}),
-        "scores": () if score is None else (score,),
+        "scores": scores,
         "provenance": base.provenance.model_copy(update={"explainer": explainer, "prompt": (
             {"role": "user", "content": prompt},)}),
     })  # fmt: skip
@@ -565,6 +566,10 @@ def test_the_command_ends_in_one_line_of_json_and_leaves_a_page(
     assert (line["label"], line["label_n"], line["n_heads"], line["n_missing"]) == (0.5, 4, 5, 0)
     assert (line["blind"], line["id_only_label"], line["role_matches"]) == (True, None, None)
     assert any("a language model was not asked" in text for text in lines)
+    assert "| predicate | 5 | 0.75 | 0.25 | 4 |" in lines  # without evidence: five published heads were described
+    assert "| with a label that counts | 4 | 0 (0 to 0.602) | 0.167 | 0.667 | 0.408 |" in lines
+    assert "| L1H0 | name_mover | name_mover | name_mover | looks like a mover and is none of them |" in lines
+    assert "| given a label | 1 | 20 | 0.05 (0.00127 to 0.249) |" in lines
     full = json.loads((run / "bench.json").read_text())
     assert full["label"] == 0.5
     assert full["random_weights"]["described"] == 1

@@ -36,6 +36,7 @@ from autointerp.agent.steps import (
     revision_step,
     tools_shown,
 )
+from autointerp.agent.telling import told_turn
 from autointerp.agent.view import history_view
 from autointerp.records import Description, Evidence, Experiment, Failure, Hypothesis, Provenance, Transcript, Turn
 
@@ -133,7 +134,7 @@ class HeadLoop:
             turn = await step(number)
             self._inputs.journal.add_turn(turn)
         self._state = self._state.after(turn)
-        self._inputs.note(_told(turn))
+        self._inputs.note(told_turn(turn))
 
     async def _one_shot(self, number: int) -> Turn:
         made = self._inputs.provenance
@@ -290,15 +291,3 @@ def _shown(arguments: object) -> Plain:
     short = clipped(arguments)
     kept = short if isinstance(short, dict) else {"given": short}
     return kept if len(json.dumps(kept)) <= SHOWN_ARGUMENTS else {"given": json.dumps(kept)[:SHOWN_ARGUMENTS]}
-
-
-def _told(turn: Turn) -> str:
-    """A turn in one line."""
-    first = "select split" if turn.step == "one_shot" else turn.step
-    where = f"round {turn.round}, {turn.step}" if turn.round else first
-    if turn.failure:
-        return f"{where}: {turn.failure[:120]}"
-    tried = [f"{e.tool}{' (refused)' if e.error else ' (again)' if e.repeated else ''}" for e in turn.experiments]
-    said = [f"{name}: {h.description.predicate or h.description.label}, {h.why}" for name, h in turn.named]
-    said += ["abstains"] if turn.abstained else []
-    return f"{where}: " + ("; ".join([*tried, *said]) or "nothing")

@@ -74,7 +74,7 @@ def experiments_step(most: int) -> Step[Asked]:
     choices = [
         _closed({"tool": {"type": "string", "enum": [t.name]}, "arguments": _bare(t.schema)}) for t in TOOLS.values()
     ]
-    items = {"type": "array", "items": {"anyOf": choices}, "maxItems": most}
+    items = {"type": "array", "items": {"anyOf": choices}, "minItems": 1, "maxItems": most}
     schema = _closed({"thought": _thought(), "experiments": items})
     return Step("agent_experiments", schema, _read_experiments, 900)
 

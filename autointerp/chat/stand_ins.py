@@ -193,6 +193,8 @@ def _filled(request: ChatRequest, how: str) -> Mapping[str, Any] | str:
 def _value(schema: Mapping[str, Any], draw: random.Random | None) -> object:
     """A value for the kinds of JSON schema that the product sends."""
     kind = schema.get("type")
+    if "anyOf" in schema:
+        return _value(draw.choice(schema["anyOf"]) if draw else schema["anyOf"][0], draw)
     if "enum" in schema:
         return draw.choice(schema["enum"]) if draw else schema["enum"][0]
     if kind == "object":

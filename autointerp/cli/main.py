@@ -23,6 +23,7 @@ from autointerp.cli.logit_lens import logit_lens_options
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
 from autointerp.cli.patch import patch_options
 from autointerp.cli.probe import probe, probe_options
+from autointerp.cli.replicate import replicate_options
 from autointerp.cli.selfie import selfie_options
 from autointerp.errors import AutointerpError
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         _describe_all, _describe_one, _multiples, _render, _report, _check, _compare, _probe,
-        _bench, _entity_lens, _selfie, _logit_lens, _patch,
+        _bench, _entity_lens, _selfie, _logit_lens, _patch, _replicate,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -185,3 +186,8 @@ def _logit_lens(subparsers: Adder[argparse.ArgumentParser]) -> None:
 def _patch(subparsers: Adder[argparse.ArgumentParser]) -> None:
     text = "activation patching and path patching over a set of clean and corrupted prompts"
     patch_options(_command(subparsers, "patch", text))
+
+
+def _replicate(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    text = "a published study on any model, every head found by what it does"
+    replicate_options(_command(subparsers, "replicate", text))

@@ -191,6 +191,17 @@ async def run_loops(
     await run_together([partial(one, head) for head in waiting], plan.pace)
 
 
+def told(transcripts: Mapping[Head, Transcript]) -> str:
+    """What the loops did, in one line for the user."""
+    looped = [t for t in transcripts.values() if len(t.turns) > 1]
+    replaced = sum(t.chosen != "one shot" for t in looped)
+    ran = sum(not e.error and not e.repeated for t in looped for turn in t.turns for e in turn.experiments)
+    return (
+        f"agent: the verdict of {len(looped)} of {len(transcripts)} heads was open after one shot; "
+        f"{ran} experiments; {replaced} descriptions were replaced"
+    )
+
+
 def _benches(plan: LoopsPlan, head: Head) -> tuple[LabBench, LabBench]:
     """For the scores of a head, and for the experiments that are asked for about it."""
     own, donor = plan.workshop.bench(head), plan.donors.get(head, head)

@@ -142,7 +142,9 @@ def _without_number(run: RunView, asked: Asked) -> list[Unscored]:
     if not asked.identity:
         out.append(Unscored(scorer=ID_ONLY, reason=ask))
     if not asked.roles:
-        out.append(Unscored(scorer="text beside the published role", reason=ask))
+        silent = asked.llm and not asked.failed
+        why = "no head with a label that counts was described" if silent else ask
+        out.append(Unscored(scorer="text beside the published role", reason=why))
     if DETECTORS not in run.answers:
         out.append(Unscored(scorer=DETECTORS, reason="this run is the detectors"))
     if not run.random_weights:

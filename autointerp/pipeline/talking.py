@@ -22,7 +22,7 @@ from autointerp.explain.language import LanguageSettings
 from autointerp.llm import ClientOptions, Prices, Usage, find_prices
 from autointerp.model import LanguageModel
 from autointerp.pipeline.agent_journal import RunJournals
-from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_explainers, shuffled, step_asker
+from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_explainers, shuffled, step_asker, told
 from autointerp.pipeline.describing import Pace, describe_heads, used_up
 from autointerp.pipeline.judging import ask_second_judge, repeat_judge
 from autointerp.pipeline.llm_scores import Items, LlmScoring, Scored, score_with_llm
@@ -207,6 +207,7 @@ async def _loop(
         samples=sample_explainers(config, session, source, plan.heads),
     )
     await run_loops(loops, state.descriptions, state.transcripts, progress)
+    state.notes.append(told(state.transcripts))
 
 
 async def _with_judge(scoring: LlmScoring, state: Talk, session: ChatSession, progress: Progress) -> None:

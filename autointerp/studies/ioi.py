@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -35,6 +35,7 @@ from autointerp.circuits.runs import Progress, silent
 from autointerp.circuits.validation import HeadValidation, validate_heads
 from autointerp.errors import BadInput
 from autointerp.model import LanguageModel
+from autointerp.stats.bootstrap import clopper_pearson
 from autointerp.studies.ioi_data import (
     Fillers,
     IoiPerformance,
@@ -56,9 +57,9 @@ ROLES = ("IO", "S1", "S2", "END")
 class StudySpec:
     """Size of the data and of the searches. Template means need 5 prompts a group or more."""
 
-    data: IoiSpec = IoiSpec()  # noqa: RUF009 (frozen)
-    trace: TraceSpec = TraceSpec()  # noqa: RUF009
-    greedy: GreedyPlan = GreedyPlan(k=5, steps=4, runs=3)  # noqa: RUF009
+    data: IoiSpec = field(default_factory=IoiSpec)
+    trace: TraceSpec = field(default_factory=TraceSpec)
+    greedy: GreedyPlan = field(default_factory=lambda: GreedyPlan(k=5, steps=4, runs=3))
     random_sets: int = 10
 
 
@@ -94,11 +95,7 @@ def run_study(model: LanguageModel, spec: StudySpec | None = None, progress: Pro
     prompts = ioi_prompts(fillers, spec.data)
     flipped, reference = (ioi_set(model, prompts, fillers, flip, spec.data.seed) for flip in ("s2_io", "abc"))
     found = _performance(model, prompts, fillers, flipped)
-    if not found["clean"].logit_diff > 0 or found["clean"].io_over_s <= 0.5:
-        raise BadInput(
-            f"{model.name} does not do the task: mean logit difference {found['clean'].logit_diff:.3g}, the right name "
-            f"ahead in {found['clean'].io_over_s:.0%} of {len(prompts)} prompts. There is nothing to explain."
-        )
+    _check_does_it(model, found["clean"])
     patching = {
         direction: patch(model, flipped, PatchPlan("z", "head-position", direction, ("score",), ROLES),
                          progress=progress)["score"]
@@ -125,6 +122,15 @@ def run_study(model: LanguageModel, spec: StudySpec | None = None, progress: Pro
         completeness(runs, circuit, subsets), minimality(runs, circuit, greedy), by_position, backup,
         validate_heads(model, _pool(model), seed=spec.data.seed), tuple(dict.fromkeys((*fillers.notes, *runs.notes))),
     )  # fmt: skip
+
+
+def _check_does_it(model: LanguageModel, clean: IoiPerformance) -> None:
+    ahead = round(clean.io_over_s * clean.n)
+    if clean.logit_diff <= 0 or clopper_pearson(ahead, clean.n)[0] <= 0.5:
+        raise BadInput(
+            f"{model.name} does not do the task: mean logit difference {clean.logit_diff:.3g}, the right name ahead in "
+            f"{ahead} of {clean.n} prompts, which is no more than chance. There is nothing to explain."
+        )
 
 
 def _performance(

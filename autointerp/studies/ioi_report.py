@@ -130,7 +130,8 @@ def _senders(table: CellTable, heads: Sequence[Head]) -> str:
 
 def _circuit(study: IoiStudy) -> str:
     faithful = study.faithfulness
-    told = f"<p>{escape(printable(', '.join(map(str, sorted(study.circuit)))))}</p><p>{escape(printable(str(faithful)))}</p>"
+    nodes = ", ".join(map(str, sorted(study.circuit)))
+    told = f"<p>{escape(printable(nodes))}</p><p>{escape(printable(str(faithful)))}</p>"
     sets: list[Row] = [
         [one.name, str(len(one.nodes)), f"{one.circuit:.3f}", f"{one.model:.3f}", _told(one.difference)]
         for one in study.completeness.knockouts
