@@ -9,9 +9,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from autointerp.errors import BadInput
 
@@ -90,6 +98,15 @@ class RunConfig(BaseModel):
     lenses: tuple[str, ...] = ()  # empty: those that need no more than there is (`chosen_lenses`)
     entity_vectors: str = ""  # empty: those trained here or shipped, if any
     blind: bool = True
+    circuit: str = ""  # circuit.json of a study of this model
+
+    @model_serializer(mode="wrap")
+    def _saved(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `circuit` where there is none, as runs were saved before there was that field."""
+        found: dict[str, Any] = plain(self)
+        if not self.circuit:
+            found.pop("circuit", None)
+        return found
 
     @field_validator("agent")
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from autointerp.circuit_records import CircuitTest
 from autointerp.lens_records import HeadRowReading
 from autointerp.record_base import Head as Head
 from autointerp.record_base import Interval as Interval
@@ -300,6 +301,7 @@ class Turn(Record):
     experiments: tuple[Experiment, ...] = ()
     abstained: bool = False
     failure: str = ""
+    note: str = ""  # why the server's own tools are not used from here on, where they were used before
     prompt_tokens: int = 0
     completion_tokens: int = 0
     repairs: int = 0
@@ -364,3 +366,4 @@ class HeadReport(Record):
     backed_up: bool = False  # later heads make up for it: the total is far below the direct effect on the same rows
     group_effect: GroupEffect | None = None  # of a head that is backed up, where other heads are described like it
     transcript: Transcript | None = None  # of the agent loop; None where it was off
+    circuit: CircuitTest | None = None  # its label in a circuit study of the model, where one was given and defines it

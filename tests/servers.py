@@ -40,7 +40,7 @@ class MisbehavingServer:
 
     `answer` turns a request body into the content (text or an object); by default the content follows the
     schema in the body. `share` is the probability of a fault per attempt; `hang` is how long a hanging reply
-    takes.
+    takes. `answer_tools` turns a body with tools into status and whole reply, or None; without it tools are ignored.
     """
 
     def __init__(
@@ -54,9 +54,11 @@ class MisbehavingServer:
         key: str | None = None,
         model: str = "test-model",
         delay: float = 0.0,
+        answer_tools: Callable[[dict[str, Any]], tuple[int, dict[str, Any]] | None] | None = None,
     ) -> None:
         self.answer, self.share, self.fault_names, self.seed = answer or content_for, share, faults, seed
         self.hang, self.key, self.model, self.delay = hang, key, model, delay
+        self.answer_tools = answer_tools or (lambda body: None)
         self.answered: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.bodies: dict[str, dict[str, Any]] = {}
@@ -251,8 +253,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.owner.answer(body)
         text = content if isinstance(content, str) else json.dumps(content)
         whole = completion(self.owner.model, text)
-        self.owner.note(digest, fault)
-        if fault in ("hang", "drip"):
+        by_tools = self.owner.answer_tools(body) if fault in (None, *ANSWERED_FAULTS) else None
+        self.owner.note(digest, None if by_tools else fault)
+        if by_tools:
+            self._json(*by_tools)
+        elif fault in ("hang", "drip"):
             self._slowly(drip=fault == "drip")
         elif fault == "html":
             self._send(200, b"<!doctype html><html><body>login</body></html>", "text/html")

@@ -30,6 +30,7 @@ from autointerp.pipeline.bench_agent import (
 )
 from autointerp.pipeline.bench_agent_report import agent_result
 from autointerp.pipeline.bench_metrics import GradedHead
+from autointerp.pipeline.random_control import RandomControl
 from autointerp.planted.heads import Truth
 from autointerp.prompting import as_data
 from autointerp.records import Head, Interval
@@ -267,19 +268,12 @@ def test_rounds_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 def test_the_loop_gains_in_the_traps_and_not_from_exchanged_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [
-        "bench",
-        "agent",
-        "--llm",
-        "rules",
-        "--heads",
-        "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0",
-        "--out",
-        str(tmp_path / "b"),
-    ]
-    assert main(words) == 0
+    # The control on random weights has tests of its own, and decides nothing here.
+    monkeypatch.setattr(RandomControl, "facts", lambda *_: {"reason": "not asked for"})
+    heads = "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0"
+    assert main(["bench", "agent", "--llm", "rules", "--heads", heads, "--out", str(tmp_path / "b")]) == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     full = json.loads((tmp_path / "b" / "bench.json").read_text())
     assert line["plumbing_only"] is True

@@ -498,7 +498,7 @@ REQUESTS = (
 
 
 def test_answers_do_not_depend_on_what_was_asked_before() -> None:
-    first, second = lab(SPREAD), lab(SPREAD)
+    first, second = (lab(SPREAD, dataclasses.replace(causal_data())) for _ in range(2))
     forward = [first.run(request) for request in REQUESTS]
     backward = [second.run(request) for request in reversed(REQUESTS)][::-1]
     assert forward == backward
@@ -544,7 +544,7 @@ def fed() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.name)
 def test_the_cost_is_a_bound(request_: Request, fed: list[int]) -> None:
-    laboratory = lab()
+    laboratory = lab(data=dataclasses.replace(causal_data()))  # nothing is kept from another laboratory
     laboratory.run(request_)
     assert 0 < fed[0] <= laboratory.cost(request_) <= cost(request_)
 

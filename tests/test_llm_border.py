@@ -21,7 +21,7 @@ from autointerp.llm import (
     ClientOptions,
     OpenAIChat,
 )
-from autointerp.llm.faults import shown_url
+from autointerp.llm.faults import NotThere, Refusal, Secrets, judge, shown_url
 from tests.chat_helpers import (
     KEY,
     Wire,
@@ -158,3 +158,10 @@ def test_a_cancel_ends_at_once(where: str) -> None:
         slow = OpenAIChat("m", ClientOptions(base_url=server.base_url))
         chat = slow if where == "reply" else Wire(error(429, headers={"retry-after": "60"})).chat
         assert asyncio.run(main(chat)) < 0.5
+
+
+def test_a_port_that_holds_404_is_no_missing_page() -> None:
+    where = "the server at http://127.0.0.1:40471/v1"
+    key, page = (judge(Refusal(status, "said"), Secrets(), where) for status in (401, 404))
+    assert isinstance(key, ServerError) and not isinstance(key, NotThere)
+    assert isinstance(page, NotThere)

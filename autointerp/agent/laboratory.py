@@ -83,7 +83,8 @@ class Laboratory:
         match asked:
             case a.Rows():
                 if self._survey is None:
-                    self._survey = real_rows.Survey.of(self._subject)
+                    key = self._subject.head, "survey"
+                    self._survey = self._subject.data.kept.get(key, lambda: real_rows.Survey.of(self._subject))
                 return real_rows.find_rows(self._subject, self._survey, asked)
             case a.ScorePredicate():
                 return predicates.score_predicate(self._trial(asked.domain), asked)

@@ -34,9 +34,9 @@ from autointerp.agent.steps import (
     experiments_step,
     hypotheses_step,
     revision_step,
-    tools_shown,
 )
 from autointerp.agent.telling import told_turn
+from autointerp.agent.tool_schemas import tools_shown
 from autointerp.agent.view import history_view
 from autointerp.records import Description, Evidence, Experiment, Failure, Hypothesis, Provenance, Transcript, Turn
 
@@ -159,7 +159,8 @@ class HeadLoop:
 
     async def _experiments(self, number: int) -> Turn:
         more = {"tools": tools_shown(), "most": self._spec.experiments, "rounds_left": self._spec.rounds - number + 1}
-        reply = await self._ask(experiments_step(self._spec.experiments), more)
+        by_tools = self._inputs.asker.capabilities.tools and not any(turn.note for turn in self._state.turns)
+        reply = await self._ask(experiments_step(self._spec.experiments, by_tools=by_tools), more)
         turn = _paid(Turn(step="experiments", round=number), reply)
         if isinstance(reply.answer, Failure):
             return turn
@@ -274,6 +275,7 @@ def _paid(turn: Turn, reply: Reply[Any]) -> Turn:
     found: Plain = {
         "prompt_tokens": reply.usage.prompt_tokens,
         "completion_tokens": reply.usage.completion_tokens,
+        "note": reply.note,
     }
     if isinstance(reply.answer, Failure):
         found["failure"] = f"{reply.answer.stage}: {reply.answer.reason}"[:1000]

@@ -45,6 +45,12 @@ class Survey:
     mass: Float[np.ndarray, "window pos"]
     top: Int[np.ndarray, "window pos"]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        arrays = (self.ids, self.lengths, self.rows, self.activity, self.mass, self.top)
+        return sum(int(array.nbytes) for array in arrays)
+
     @classmethod
     def of(cls, subject: Subject) -> Survey:
         """One forward over the windows."""
@@ -68,7 +74,7 @@ class Survey:
                     found = (masks.rows[row], pairs.activity, pairs.mass, top)
                     kept.append(tuple(t.cpu().numpy() for t in found))
 
-            model.read_attention(fed, [head.layer], keep)
+            model.read_up_to(fed, [head.layer], keep)
         rows, activity, mass, top = (np.stack(part) for part in zip(*kept, strict=True))
         if not rows.any():
             raise BadInput("there are no rows of text to look at; compose texts")

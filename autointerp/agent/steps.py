@@ -2,43 +2,60 @@
 
 1. The prompt holds the evidence, what was tried so far and the rules of the step, all as JSON in marked blocks. It is
    cut until it fits: examples first, then the numbers of earlier rounds, then the rest of the examples.
-2. The reply follows the schema as strictly as the server can. Experiments are read one by one: a request that is none
-   stays in the answer as one that was refused, since a repair would cost a call and teach nothing.
+2. The reply follows the schema as strictly as the server can. Experiments may also come as calls of tools, where the
+   server has them (`tool_calls`): their schemas are the same, and so is what becomes of a call. They are read one by
+   one: a request that is none stays in the answer as one that was refused, since a repair would cost a call and teach
+   nothing.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from autointerp.agent.allowance import LoopChat
 from autointerp.agent.claims import CLAIM, MAX_CLAIMS, Claim, read_claims
 from autointerp.agent.requests import TOOLS
 from autointerp.agent.spec import LoopSpec
+from autointerp.agent.tool_calls import Called, Calls, ask_by_tools, with_tools
+from autointerp.agent.tool_schemas import bare, closed, tool_specs
 from autointerp.agent.view import DETAILS
 from autointerp.explain.language import SHRINK, SHRINKS
 from autointerp.explain.view import drop_examples, evidence_view
-from autointerp.llm import CONTEXT, Answer, Capabilities, ChatRequest, Usage, ask, estimate_prompt
+from autointerp.llm import (
+    CONTEXT,
+    Answer,
+    Capabilities,
+    ChatRequest,
+    Usage,
+    ask,
+    estimate_prompt,
+    json_objects,
+)
 from autointerp.prompting import Prompt, Templates
 from autointerp.records import LABELS, Evidence, Failure, Head
 
 MAX_PROMPT_TOKENS = 12_000
 THOUGHT = 400
 FEW_EXAMPLES = 6
+CALL = (
+    "Call the functions that come with this request in place of writing the JSON object: one call for each experiment, "
+    "at most {most}. Write what you want to find out as text beside the calls."
+)
 T = TypeVar("T")
 Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Step(Generic[T]):
-    """One question: its template, the schema of the reply, and how the reply is read."""
+    """One question: its template, the schema of the reply, how the reply is read, and how calls of tools answer it."""
 
     template: str
     schema: Plain
     read: Callable[[Plain], T]
     max_tokens: int
+    calls: Calls[T] | None = None
 
     @property
     def purpose(self) -> str:
@@ -66,23 +83,24 @@ class Revised:
 def hypotheses_step(most: int) -> Step[tuple[Claim, ...]]:
     """Other hypotheses than the first one."""
     items = {"type": "array", "items": CLAIM, "minItems": 1, "maxItems": most}
-    return Step("agent_hypotheses", _closed({"hypotheses": items}), lambda r: _read_hypotheses(r, most), 500 * most)
+    return Step("agent_hypotheses", closed({"hypotheses": items}), lambda r: _read_hypotheses(r, most), 500 * most)
 
 
-def experiments_step(most: int) -> Step[Asked]:
-    """Experiments on the model."""
+def experiments_step(most: int, *, by_tools: bool = False) -> Step[Asked]:
+    """Experiments on the model; `by_tools` asks for them as calls of the server's own tools."""
     choices = [
-        _closed({"tool": {"type": "string", "enum": [t.name]}, "arguments": _bare(t.schema)}) for t in TOOLS.values()
+        closed({"tool": {"type": "string", "enum": [t.name]}, "arguments": bare(t.schema)}) for t in TOOLS.values()
     ]
     items = {"type": "array", "items": {"anyOf": choices}, "minItems": 1, "maxItems": most}
-    schema = _closed({"thought": _thought(), "experiments": items})
-    return Step("agent_experiments", schema, _read_experiments, 900)
+    schema = closed({"thought": _thought(), "experiments": items})
+    calls = Calls(tool_specs(), CALL.format(most=most), _read_calls) if by_tools else None
+    return Step("agent_experiments", schema, _read_experiments, 900, calls)
 
 
 def revision_step() -> Step[Revised]:
     """What the head does after all."""
     claims = {"type": "array", "items": CLAIM, "maxItems": MAX_CLAIMS}
-    schema = _closed({"thought": _thought(), "claims": claims, "abstain": {"type": "boolean"}})
+    schema = closed({"thought": _thought(), "claims": claims, "abstain": {"type": "boolean"}})
     return Step("agent_revision", schema, _read_revision, 1_200)
 
 
@@ -100,6 +118,7 @@ class Reply(Generic[T]):
 
     answer: Answer[T] | Failure
     usage: Usage
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,16 +137,30 @@ class StepAsker:
     ) -> Reply[T]:
         """A checked answer or a Failure. Raises AllowanceSpent, BudgetExceeded or ServerError."""
         room = min(MAX_PROMPT_TOKENS, (self.capabilities.context or 1 << 30) - step.max_tokens - 64)
+        paid, note = Usage(), ""
         for _ in range(SHRINKS):
             prompt = self._fitting(step, evidence, history, more, room)
             if isinstance(prompt, Failure):
-                return Reply(prompt, Usage())
-            request = self._request(step, prompt, head)
-            answer = await ask(self.chat, request, step.read, self._repair, self.capabilities)
-            if not isinstance(answer, Failure) or answer.stage != CONTEXT:
+                return Reply(prompt, paid, note)
+            reply = await self._answered(step, self._request(step, prompt, head))
+            paid, note = paid + reply.usage, note or reply.note
+            if not isinstance(reply.answer, Failure) or reply.answer.stage != CONTEXT:
                 break
             room = int(SHRINK * room)  # tokenizers differ: what we took for short enough was not, and nothing was paid
-        return Reply(answer, answer.usage if isinstance(answer, Answer) else _guessed(request, answer))
+            step = replace(step, calls=None) if note else step
+        return Reply(reply.answer, paid, note)
+
+    async def _answered(self, step: Step[T], request: ChatRequest) -> Reply[T]:
+        called: Called[T] | None = None
+        if step.calls is not None:
+            called = await ask_by_tools(self.chat, request, step.calls, step.read, self.capabilities)
+            if called.answer is not None:
+                return Reply(called.answer, called.usage, called.note)
+        answer = await ask(self.chat, request, step.read, self._repair, self.capabilities)
+        usage = answer.usage if isinstance(answer, Answer) else _guessed(request, answer)
+        if called is None:
+            return Reply(answer, usage)
+        return Reply(called.then(answer), called.usage + usage, called.note)
 
     def _request(self, step: Step[T], prompt: Prompt, head: Head) -> ChatRequest:
         return ChatRequest(
@@ -170,7 +203,9 @@ class StepAsker:
 
     def _size(self, prompt: Prompt, step: Step[T]) -> int:
         # Some servers get the schema in the prompt, others turn it into one.
-        return estimate_prompt(ChatRequest(messages=prompt.messages, json_schema=step.schema))
+        by_schema = ChatRequest(messages=prompt.messages, json_schema=step.schema)
+        by_tools = 0 if step.calls is None else estimate_prompt(with_tools(by_schema, step.calls))
+        return max(estimate_prompt(by_schema), by_tools)
 
 
 def _guessed(request: ChatRequest, failure: Failure) -> Usage:
@@ -179,51 +214,6 @@ def _guessed(request: ChatRequest, failure: Failure) -> Usage:
         return Usage()
     replies = len(failure.raw) // 3
     return Usage(prompt_tokens=estimate_prompt(request), completion_tokens=replies, estimated=True)
-
-
-def tools_shown() -> list[Plain]:
-    """The experiments as a prompt lists them."""
-    return [
-        {"tool": tool.name, "does": tool.description, "arguments": _arguments(tool.schema)} for tool in TOOLS.values()
-    ]
-
-
-def _arguments(schema: Mapping[str, Any]) -> Any:
-    """A schema in a few words: names with types, bounds and what they mean."""
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if schema.get("type") == "object":
-        return {name: _arguments(part) for name, part in schema.get("properties", {}).items()}
-    if schema.get("type") == "array":
-        return [_arguments(schema.get("items", {})), f"at most {schema.get('maxItems', 'a few')}"]
-    default = f", default {json.dumps(schema['default'])}" if "default" in schema else ""
-    longest = f", at most {schema['maxLength']} characters" if "maxLength" in schema else ""
-    means = f": {schema['description']}" if "description" in schema else ""
-    return f"{schema.get('type', 'value')}{longest}{default}{means}"
-
-
-def _bare(schema: Any) -> Any:
-    """A schema without what grammars of small servers choke on: the bounds are checked when the request is read. Every
-    argument is required, since some servers know no optional ones."""
-    if isinstance(schema, list):
-        return [_bare(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if schema.get("type") == "object":
-        properties = {name: _bare(part) for name, part in schema.get("properties", {}).items()}
-        return _closed(properties)
-    return {
-        name: _bare(part) for name, part in schema.items() if name in ("type", "enum", "items", "anyOf", "maxItems")
-    }
-
-
-def _closed(properties: Plain) -> Plain:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def _thought() -> Plain:
@@ -246,16 +236,20 @@ def _read_experiments(reply: Plain) -> Asked:
     return Asked(_read_thought(reply), tuple(_read_request(item) for item in listed))
 
 
+def _read_calls(text: str, calls: Sequence[tuple[str, str]]) -> Asked:
+    """The same of a reply that calls tools; what it thinks before its text is no thought."""
+    said = text.rpartition("</think>")[2].strip()
+    return Asked(said[:THOUGHT], tuple(_read_request({"tool": name, "arguments": given}) for name, given in calls))
+
+
 def _read_request(item: object) -> tuple[object, object]:
-    """Tool and arguments; servers with tools of their own send arguments as a text."""
+    """Tool and arguments; calls of tools have arguments as a text."""
     if not isinstance(item, Mapping):
         return None, item
     name, arguments = item.get("tool", item.get("name")), item.get("arguments", {})
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return name, "text that is no JSON"
+        found = next(json_objects(arguments), None) if arguments.strip() else {}
+        return name, "text that is no JSON" if found is None else found
     return name, arguments
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
+from autointerp.agent.kept import Kept
 from autointerp.errors import BadInput, ModelError
 from autointerp.lenses.head_readings import HeadReader
 from autointerp.model import LanguageModel, Readout
@@ -37,7 +38,7 @@ class LabData:
 
     `explain`: windows of the explain split · `select`: rows of the select split by domain · `z_mean`: mean z of the
     explain split `[layer head d_head]` · `output`: None where the model's writes cannot be read as logits ·
-    `reader`: a lens with SelfIE, where it is wanted.
+    `reader`: a lens with SelfIE, where it is wanted · `kept`: what was read of heads, in bounded memory.
     """
 
     explain: ExplainRows
@@ -48,6 +49,7 @@ class LabData:
     seed: int = 0
     batch_size: int = 8
     reader: HeadReader | None = field(default=None, repr=False)
+    kept: Kept = field(init=False, default_factory=Kept, repr=False)  # of these rows: never of a copy with others
 
     def __post_init__(self) -> None:
         wrong = [rows.split for rows in self.select.values() if rows.split != "select"]

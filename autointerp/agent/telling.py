@@ -14,4 +14,5 @@ def told_turn(turn: Turn) -> str:
     tried = [f"{e.tool}{' (refused)' if e.error else ' (again)' if e.repeated else ''}" for e in turn.experiments]
     said = [f"{name}: {h.description.predicate or h.description.label}, {h.why}" for name, h in turn.named]
     said += ["abstains"] if turn.abstained else []
+    said += [turn.note] if turn.note else []
     return f"{where}: " + ("; ".join([*tried, *said]) or "nothing")

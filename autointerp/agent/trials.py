@@ -79,8 +79,9 @@ class Trial:
 
     @cached_property
     def truth(self) -> HeadTruth:
-        """One run over the rows."""
-        return HeadTruth.of(self.subject.model, self.rows, self.subject.head, self.subject.data.batch_size)
+        """One run over the rows, unless they are kept from an earlier trial."""
+        model, head, data = self.subject.model, self.subject.head, self.subject.data
+        return data.kept.get((head, self.domain), lambda: HeadTruth.of(model, self.rows, head, data.batch_size))
 
     @cached_property
     def a(self) -> Float[np.ndarray, "window dst src"]:

@@ -80,7 +80,7 @@ async def chat_session(
     local = _local_chat(options.llm)
     if local is not None:
         budget = Budget(find_prices("", "http://localhost"), **limits)
-        capabilities = Capabilities() if isinstance(local, ScriptedChat) else await local.capabilities()
+        capabilities = await local.capabilities()
         chat = CachedChat(BudgetedChat(local, budget), local.endpoint, cache, log, options.concurrency)
         yield ChatSession(chat, capabilities, local.endpoint, budget, ())
         return

@@ -3,6 +3,8 @@
 `--llm scripted:FILE` answers from JSON lines, each with a `reply` (text, or an object that is sent as JSON), a `fill`
 (an object that follows the request's JSON schema is made: `first`, the first choice everywhere, or `drawn`, choices
 drawn by the prompt) or a `fail` (the reason of a failed request), and optionally
+- `tool_calls`: a list of calls, each with a `name` and `arguments` (an object, or the text that a model might write),
+  alone or beside a `reply` text; such a line answers only requests that have tools, and a script with one has tools;
 - `match`: a text that the prompt must contain; `regex`: a pattern that must be found in it;
 - `purpose`: the purpose of the request (`explain`, `repair`, `pointing`, `detection`, `effect`, ...);
 - `times`: how often the line may be used (default: always).
@@ -31,6 +33,7 @@ from autointerp.llm import (
     ChatRequest,
     Endpoint,
     TokenLogprobs,
+    ToolCall,
     Usage,
     by_characters,
     content_hash,
@@ -50,7 +53,8 @@ Responder = Callable[[ChatRequest], Said]
 class FakeChat:
     """Answers from a callable, or from a list in order; remembers the requests. For tests and notebooks.
 
-    An answer is a text, an object that is sent as JSON, or a whole `ChatReply` (with log-probabilities, say).
+    An answer is a text, an object that is sent as JSON, or a whole `ChatReply` (with log-probabilities or tool calls,
+    say).
     """
 
     def __init__(self, replies: Responder | Sequence[Said | Exception]) -> None:
@@ -70,6 +74,21 @@ class FakeChat:
         return _as_reply(request, reply, "fake")
 
 
+class ScriptCall(BaseModel):
+    """A call of a tool in a script."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+    @property
+    def call(self) -> ToolCall:
+        """The call as a server sends it."""
+        said = self.arguments
+        return ToolCall(name=self.name, arguments=said if isinstance(said, str) else json.dumps(said))
+
+
 class ScriptLine(BaseModel):
     """A line of a script; see the top of this module."""
 
@@ -79,6 +98,7 @@ class ScriptLine(BaseModel):
     regex: str = ""
     purpose: str = ""
     reply: str | dict[str, Any] | None = None
+    tool_calls: tuple[ScriptCall, ...] = ()
     fill: Literal["first", "drawn"] | None = None
     fail: str | None = None
     times: int | None = Field(default=None, ge=1)
@@ -95,8 +115,8 @@ class ScriptLine(BaseModel):
     def fits(self, request: ChatRequest) -> bool:
         """Whether this line may answer the request."""
         prompt = "\n".join(m.get("content", "") for m in request.messages)
-        purpose_fits = not self.purpose or self.purpose == request.purpose
-        return purpose_fits and self.match in prompt and re.search(self.regex, prompt, re.DOTALL) is not None
+        purpose_fits = (not self.purpose or self.purpose == request.purpose) and (not self.tool_calls or request.tools)
+        return bool(purpose_fits) and self.match in prompt and re.search(self.regex, prompt, re.DOTALL) is not None
 
 
 class ScriptedChat:
@@ -114,6 +134,10 @@ class ScriptedChat:
         self._lines = [_script_line(path, number, line) for number, line in lines]
         self._used = [0] * len(self._lines)
 
+    async def capabilities(self) -> Capabilities:
+        """Everything; tools where the script has calls of some."""
+        return Capabilities(tools=any(line.tool_calls for line in self._lines))
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """See `ChatModel.complete`."""
         for place, line in enumerate(self._lines):
@@ -122,6 +146,8 @@ class ScriptedChat:
             self._used[place] += 1
             if line.fill is not None:
                 return _as_reply(request, _filled(request, line.fill), "scripted")
+            if line.tool_calls:
+                return _calling(request, line)
             if line.reply is None:
                 raise ChatFailed(line.fail or "the script says that this request fails")
             return _as_reply(request, line.reply, "scripted")
@@ -215,6 +241,14 @@ def _as_reply(request: ChatRequest, reply: Said, model: str) -> ChatReply:
     return ChatReply(text=text, usage=usage, finish_reason="stop", model=model)
 
 
+def _calling(request: ChatRequest, line: ScriptLine) -> ChatReply:
+    calls = tuple(entry.call for entry in line.tool_calls)
+    said = _as_reply(request, line.reply or "", "scripted")
+    written = by_characters(said.text + "".join(call.name + call.arguments for call in calls))
+    usage = said.usage.model_copy(update={"completion_tokens": written})
+    return said.model_copy(update={"tool_calls": calls, "usage": usage, "finish_reason": "tool_calls"})
+
+
 def _recorded_reply(line: Mapping[str, Any]) -> ChatReply:
     logprobs = line.get("logprobs")
     try:
@@ -225,6 +259,7 @@ def _recorded_reply(line: Mapping[str, Any]) -> ChatReply:
             logprobs=None if logprobs is None else tuple(TokenLogprobs(**entry) for entry in logprobs),
             finish_reason=line.get("finish_reason") or "",
             retries=line.get("retries") or 0,
+            tool_calls=tuple(ToolCall(**entry) for entry in line.get("tool_calls") or ()),
             model="recorded",
         )
     except (ValidationError, TypeError) as error:
@@ -240,7 +275,8 @@ def _script_line(path: Path, number: int, line: str) -> ScriptLine:
         raise BadInput(
             f"--llm scripted:{path} line {number}: {first['msg']} ({where or 'the line'}). Correct it."
         ) from None
-    if sum(value is not None for value in (found.reply, found.fill, found.fail)) != 1:
+    said = found.reply if found.reply is not None else found.tool_calls or None
+    if sum(value is not None for value in (said, found.fill, found.fail)) != 1:
         raise BadInput(f"--llm scripted:{path} line {number} needs one of reply, fill and fail. Correct it.")
     return found
 

@@ -48,6 +48,8 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
         "large models)")  # fmt: skip
     add("--entity-vectors", metavar="FILE", help="entity-lens vectors to read with (those trained here, else those "
         "that ship for the model)")  # fmt: skip
+    add("--circuit", metavar="FILE", help="circuit.json that `autointerp replicate` wrote for this model: heads called "
+        "name_mover, duplicate_token, s_inhibition or induction are held against it (default: none)")  # fmt: skip
     add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
         f"rounds of experiments, revision, where the verdict is open ({DEFAULT_AGENT} with an LLM explainer, else off; "
         "at most half of a budget)")  # fmt: skip

@@ -13,7 +13,11 @@ from typing import Any
 
 from autointerp.errors import RequestRefused
 from autointerp.llm.faults import CONTENT_ATTEMPTS, Refusal, Retryable, Secrets, judge, read_refusal
-from autointerp.llm.request import ChatReply, TokenLogprobs, Usage
+from autointerp.llm.request import ChatReply, TokenLogprobs, ToolCall, Usage
+
+MOST_CALLS = 32  # tool calls of a reply that are kept
+LONGEST_NAME = 100
+LONGEST_ARGUMENTS = 20_000  # characters; what is cut is no JSON any more, and is refused by whoever reads it
 
 
 def read_reply(status: int, text: str, secrets: Secrets, where: str) -> ChatReply:
@@ -29,7 +33,8 @@ def read_reply(status: int, text: str, secrets: Secrets, where: str) -> ChatRepl
     message = message if isinstance(message, Mapping) else {}
     finish = str(choice.get("finish_reason") or "")
     content = _content(message)
-    if not content.strip():
+    calls = _tool_calls(message.get("tool_calls"), secrets)
+    if not content.strip() and not calls:
         _check_empty(message, finish, secrets)
     return ChatReply(
         text=secrets.strip(well_formed(content)),
@@ -38,6 +43,7 @@ def read_reply(status: int, text: str, secrets: Secrets, where: str) -> ChatRepl
         logprobs=_logprobs(choice.get("logprobs")),
         finish_reason=finish[:40],
         model=str(body.get("model") or "")[:200],
+        tool_calls=calls,
     )
 
 
@@ -104,6 +110,44 @@ def _content(message: Mapping[str, Any]) -> str:
 def _reasoning(message: Mapping[str, Any]) -> str:
     found = message.get("reasoning_content") or message.get("reasoning") or ""
     return found if isinstance(found, str) else ""
+
+
+def _tool_calls(value: object, secrets: Secrets) -> tuple[ToolCall, ...]:
+    """The calls that have a name, whatever their arguments are; one that was sent twice under one id counts once."""
+    if not isinstance(value, list):
+        return ()
+    found: list[ToolCall] = []
+    for entry in value:
+        call = _tool_call(entry, secrets)
+        if call is not None and not (call.id and call in found):
+            found.append(call)
+        if len(found) == MOST_CALLS:
+            break
+    return tuple(found)
+
+
+def _tool_call(value: object, secrets: Secrets) -> ToolCall | None:
+    function = value.get("function") if isinstance(value, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+        return None
+    own = value.get("id")
+    arguments = _arguments(function.get("arguments"))
+    return ToolCall(
+        id=secrets.strip(well_formed(own))[:LONGEST_NAME] if isinstance(own, str) else "",
+        name=secrets.strip(well_formed(name))[:LONGEST_NAME],
+        arguments=secrets.strip(well_formed(arguments))[:LONGEST_ARGUMENTS],
+    )
+
+
+def _arguments(value: object) -> str:
+    """As a text: some servers send the object itself, and nothing where a tool has no arguments."""
+    if isinstance(value, str):
+        return value
+    try:
+        return "" if value is None else json.dumps(value)
+    except (ValueError, RecursionError):
+        return "nested too deep"
 
 
 def _usage(value: object) -> Usage:

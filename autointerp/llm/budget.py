@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autointerp.errors import BadInput, BudgetExceeded
-from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, Usage
+from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, Usage, wire_tools
 from autointerp.llm.transport import is_loopback
 
 CHARACTERS_PER_TOKEN = 3.0
@@ -62,11 +62,19 @@ def _no_download(loader: Any) -> Iterator[None]:
 
 
 def estimate_prompt(request: ChatRequest, count: TokenCounter = by_characters) -> int:
-    """Tokens of the prompt, schema included, rather too many than too few."""
+    """Tokens of the prompt, schema and tools included, rather too many than too few."""
     total = sum(count(m.get("content", "")) + MESSAGE_TOKENS for m in request.messages)
     if request.json_schema is not None and request.reply_format == "schema":
         total += count(json.dumps(request.json_schema))
+    if request.tools:
+        total += count(json.dumps(wire_tools(request)))
     return total
+
+
+def reply_text(reply: ChatReply) -> str:
+    """All that the model wrote: reasoning, text, and the calls of tools."""
+    calls = "".join(call.name + call.arguments for call in reply.tool_calls)
+    return reply.text + reply.reasoning + calls
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,6 @@ class BudgetedChat:
         prompt = self._budget.estimate(request).prompt_tokens
         return Usage(
             prompt_tokens=prompt,
-            completion_tokens=min(by_characters(reply.text + reply.reasoning), request.max_tokens),
+            completion_tokens=min(by_characters(reply_text(reply)), request.max_tokens),
             estimated=True,
         )

@@ -131,6 +131,7 @@ class CachedChat:
                 "retries": reply.retries,
                 "cached": reply.cached,
                 "error": None,
+                **({"tool_calls": [call.model_dump() for call in reply.tool_calls]} if reply.tool_calls else {}),
             }
         )
 
@@ -159,4 +160,5 @@ class CachedChat:
             "prompt": list(request.messages),
             "schema_name": request.schema_name if request.json_schema is not None else None,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **({"tools": [tool.name for tool in request.tools]} if request.tools else {}),
         }

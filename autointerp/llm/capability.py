@@ -3,8 +3,9 @@
 Steps of `probe`: 1. json_schema counts only if the reply obeys a schema against the prompt's own wish (the
 schema allows one nonsense word, the prompt asks for another); 2. json_object where the reply is an object;
 3. a plain request with log-probabilities and a seed, twice, and once with another seed: a seed counts where
-equal seeds give equal texts; 4. context length from whatever the server tells (vLLM, llama.cpp, LM Studio,
-Ollama, OpenRouter). The requests go through the chat model given, so that they are cached and logged like
+equal seeds give equal texts; 4. tools count where a reply calls the one that it was given, with arguments that
+are an object; 5. context length from whatever the server tells (vLLM, llama.cpp, LM Studio, Ollama, OpenRouter).
+The requests go through the chat model given, so that they are cached and logged like
 all others.
 """
 
@@ -16,9 +17,9 @@ from typing import Any
 from autointerp.errors import ChatFailed, RequestRefused, ServerError
 from autointerp.llm.body import read_json
 from autointerp.llm.client import Dialect, OpenAIChat
-from autointerp.llm.extract import json_objects
+from autointerp.llm.extract import json_objects, without_reasoning
 from autointerp.llm.faults import Retryable, shown_url
-from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, ReplyFormat
+from autointerp.llm.request import ChatModel, ChatReply, ChatRequest, ReplyFormat, ToolSpec
 from autointerp.records import Record
 
 NONSENSE = "qvorbleth"
@@ -29,7 +30,7 @@ WANTED_LOGPROBS = 5
 
 
 class Capabilities(Record):
-    """What a server can do; the default is a model that can do everything and has no limits."""
+    """What a server can do; the default is a model that can do everything but call tools, and has no limits."""
 
     model: str = ""
     base_url: str = ""
@@ -38,6 +39,7 @@ class Capabilities(Record):
     json_object: bool = True
     logprobs: bool = True
     seed: bool = True
+    tools: bool = False  # also where an older version looked, which did not ask
     context: int | None = None
     dialect: Dialect = Dialect()
     notes: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class Capabilities(Record):
 
 
 async def probe(chat: ChatModel) -> Capabilities:
-    """What the model behind `chat` can do, from its replies alone (steps 1 to 3).
+    """What the model behind `chat` can do, from its replies alone (steps 1 to 4).
 
     Raises ServerError where not even a plain request is answered.
     """
@@ -57,12 +59,17 @@ async def probe(chat: ChatModel) -> Capabilities:
     schema = await _obeys_schema(chat)
     as_object = await _sends_object(chat)
     return Capabilities(
-        json_schema=schema, json_object=as_object, logprobs=plain[0], seed=plain[1], notes=tuple(plain[2])
+        json_schema=schema,
+        json_object=as_object,
+        logprobs=plain[0],
+        seed=plain[1],
+        tools=await _calls_tools(chat),
+        notes=tuple(plain[2]),
     )
 
 
 async def describe_server(server: OpenAIChat, found: Capabilities) -> Capabilities:
-    """`found` with what only the server itself can tell: name, address, models, context, dialect (step 4)."""
+    """`found` with what only the server itself can tell: name, address, models, context, dialect (step 5)."""
     try:
         models = await server.model_names()
     except Retryable:
@@ -93,6 +100,7 @@ def capability_table(capabilities: Capabilities) -> list[tuple[str, str]]:
         ("JSON is asked for by", asked[c.reply_format]),
         ("logprobs", "yes" if c.logprobs else "no"),
         ("seed", "honoured" if c.seed else "ignored or refused"),
+        ("tool calls", "yes" if c.tools else "no: JSON replies in their place"),
         ("token limit field", c.dialect.token_field),
         ("temperature", "accepted" if c.dialect.send_temperature else "fixed by the server"),
         ("context", f"{c.context} tokens" if c.context else "not told"),
@@ -171,6 +179,25 @@ async def _sends_object(chat: ChatModel) -> bool:
             return False
         if _whole_object(reply.text) or (reply.finish_reason == "length" and reply.text.lstrip().startswith("{")):
             return True
+    return False
+
+
+async def _calls_tools(chat: ChatModel) -> bool:
+    word = {"type": "string", "enum": [NONSENSE]}
+    parameters = {"type": "object", "properties": {"word": word}, "required": ["word"], "additionalProperties": False}
+    tool = ToolSpec(name="note_word", description="Notes a word.", parameters=parameters)
+    request = _request(f"Call note_word with the word {NONSENSE}.", tools=(tool,), tool_choice="required")
+    for room in ROOMS[::2]:
+        try:
+            reply = await _tried(chat, request.changed(max_tokens=room), [])
+        except ServerError:  # plain requests are answered: it is the tools that it cannot serve
+            return False
+        if reply is None:
+            return False
+        if any(call.name == tool.name and _whole_object(call.arguments) for call in reply.tool_calls):
+            return True
+        if reply.finish_reason != "length" or without_reasoning(reply.text).strip():
+            return False  # more room helps only a model that is still reasoning
     return False
 
 

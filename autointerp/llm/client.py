@@ -18,6 +18,7 @@ from autointerp.errors import ChatFailed, RequestRefused, ServerError
 from autointerp.llm.body import not_json, read_json, read_reply
 from autointerp.llm.faults import (
     CONTENT_ATTEMPTS,
+    NotThere,
     Retryable,
     Secrets,
     given_up,
@@ -25,7 +26,7 @@ from autointerp.llm.faults import (
     read_refusal,
     shown_url,
 )
-from autointerp.llm.request import ChatReply, ChatRequest, Endpoint, wire_format
+from autointerp.llm.request import ChatReply, ChatRequest, Endpoint, wire_format, wire_tools
 from autointerp.llm.transport import ClientOptions, make_client, no_model, no_server
 from autointerp.records import Record
 
@@ -201,7 +202,7 @@ class OpenAIChat:
 
     async def _explained(self, error: ServerError) -> ServerError:
         """Adds the models that exist, or the /v1 that is missing, to an error about a model or an address."""
-        if "404" not in str(error) and "know the model" not in str(error):
+        if not isinstance(error, NotThere):
             return error
         try:
             names = await self.model_names()
@@ -224,7 +225,7 @@ def _arguments(model: str, request: ChatRequest, dialect: Dialect) -> dict[str, 
     wanted = wire_format(request)
     if wanted is not None:
         sent["response_format"] = wanted
-    return sent
+    return sent | wire_tools(request)
 
 
 def _adapted(dialect: Dialect, reason: str) -> Dialect:

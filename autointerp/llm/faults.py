@@ -31,6 +31,9 @@ BAD_KEY = re.compile(
     r"(?:invalid|incorrect|missing|valid|wrong|no)\W+(?:\w+\W+){0,2}api[ _-]?key|api_key_invalid",
     re.IGNORECASE,
 )
+NO_TOOLS = re.compile(
+    r"--jinja|--enable-auto-tool-choice|tools? (?:param|use|choice|call)|support\W+tools", re.IGNORECASE
+)
 NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|credit)|billing_hard_limit|credit balance", re.IGNORECASE)
 
 
@@ -122,6 +125,10 @@ def read_refusal(status: int, body: object, headers: Mapping[str, str] | None = 
     return Refusal(status, text, headers=headers, html="<html" in text.lower() or "<!doctype" in text.lower())
 
 
+class NotThere(ServerError):
+    """The server does not know the path or the model."""
+
+
 def judge(refusal: Refusal, secrets: Secrets, where: str) -> Exception:
     """The exception for an error answer: Retryable, ChatFailed (or a kind of it), or ServerError."""
     said = secrets.clean("an HTML page" if refusal.html else refusal.message) or "no reason given"
@@ -134,12 +141,14 @@ def judge(refusal: Refusal, secrets: Secrets, where: str) -> Exception:
         return RequestRefused(f"HTTP 403: {said}")
     if status == 403:
         return ServerError(f"{where} forbids the request ({status}: {said}). Check the key's rights and --llm.")
+    if status in (404, 500, 501) and NO_TOOLS.search(words):  # llama.cpp says 500, routers 404: neither will pass
+        return RequestRefused(f"HTTP {status}: {said}")
     if status in RETRIED_STATUS or status >= 500:
         return Retryable(f"HTTP {status}: {said}", wait=retry_after(refusal.headers or {}))
     if status == 404:
-        return ServerError(f"{where} answers 404 ({said}).")
+        return NotThere(f"{where} answers 404 ({said}).")
     if status in (400, 422) and NO_MODEL.search(words) and not OVERFLOW.search(words):
-        return ServerError(f"{where} does not know the model ({status}: {said}).")
+        return NotThere(f"{where} does not know the model ({status}: {said}).")
     if status == 413 or OVERFLOW.search(words):
         sizes = _overflow(refusal, said)
         return ContextOverflow(f"the prompt is too long for the server: {sizes}. Lower --context.")

@@ -10,6 +10,23 @@ from typing import Any, Literal, Protocol
 from autointerp.records import Record
 
 ReplyFormat = Literal["schema", "object", "text"]
+ToolChoice = Literal["auto", "required"]
+
+
+class ToolSpec(Record):
+    """A function that the model may call; `parameters` is a JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class ToolCall(Record):
+    """A call as the model wrote it: `arguments` is its text, which may be no JSON, and nothing here was checked."""
+
+    id: str = ""
+    name: str
+    arguments: str = ""
 
 
 class ChatRequest(Record):
@@ -18,7 +35,8 @@ class ChatRequest(Record):
     `schema` is a JSON Schema; `reply_format` says how it is enforced (`schema`: response_format json_schema,
     `object`: json_object, `text`: not at all). `top_logprobs` 0 means none. `repeat` is the index of a
     repeat: it changes the cache key and nothing that is sent. `purpose` and `unit` are for logs and are
-    never sent.
+    never sent. `tools` are functions that the reply may call, with `tool_choice` `required` must; nothing calls them
+    but the caller.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -33,6 +51,8 @@ class ChatRequest(Record):
     purpose: str = ""
     unit: str = ""
     template_hash: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice = "auto"
 
     def changed(self, **values: Any) -> ChatRequest:
         """The same request with some fields changed (validated again)."""
@@ -63,7 +83,7 @@ class TokenLogprobs(Record):
 
 
 class ChatReply(Record):
-    """A usable reply. `seconds` and `retries` are those of the call that the server answered."""
+    """A usable reply: a text, tool calls, or both. `seconds` and `retries` are those of the call that was answered."""
 
     text: str
     reasoning: str = ""
@@ -75,6 +95,7 @@ class ChatReply(Record):
     cached: bool = False
     request_hash: str = ""
     model: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class ChatModel(Protocol):
@@ -101,7 +122,10 @@ class Endpoint(Record):
 
 
 def content_hash(request: ChatRequest) -> str:
-    """sha256 of all that determines a reply except who answers; recorded replies are found by it."""
+    """sha256 of all that determines a reply except who answers; recorded replies are found by it.
+
+    Tools enter only where there are some: requests without them keep the hash that older versions gave them.
+    """
     asked: Mapping[str, object] | None = None
     if request.json_schema is not None and request.reply_format != "text":
         asked = {"name": request.schema_name, "schema": request.json_schema}
@@ -115,6 +139,7 @@ def content_hash(request: ChatRequest) -> str:
             "seed": request.seed,
             "top_logprobs": request.top_logprobs,
             "repeat": request.repeat,
+            **wire_tools(request),
         }
     )
 
@@ -132,6 +157,14 @@ def wire_format(request: ChatRequest) -> dict[str, Any] | None:
         return {"type": "json_object"}
     named = {"name": request.schema_name, "schema": request.json_schema, "strict": True}
     return {"type": "json_schema", "json_schema": named}
+
+
+def wire_tools(request: ChatRequest) -> dict[str, Any]:
+    """The fields of the body that tools add; none without tools."""
+    if not request.tools:
+        return {}
+    tools = [{"type": "function", "function": tool.model_dump()} for tool in request.tools]
+    return {"tools": tools, "tool_choice": request.tool_choice}
 
 
 def _digest(value: object) -> str:

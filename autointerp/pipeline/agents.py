@@ -60,7 +60,7 @@ class Workshop:
 
 class LabBench:
     """See `agent.loop.Bench`: a laboratory that works in a thread while it is its turn, and is made when needed: what
-    it keeps of real rows would be too much for all heads of a large model."""
+    it holds of its own (masks, sums) would be too much for all heads of a large model."""
 
     def __init__(self, head: Head, make: Callable[[], Laboratory], lock: asyncio.Lock) -> None:
         self.head = head
@@ -74,7 +74,7 @@ class LabBench:
             return await asyncio.to_thread(self._laboratory.run, request)
 
     def close(self) -> None:
-        """Forget what was read; the next experiment reads it again."""
+        """Let the laboratory go; what it read stays in `LabData.kept` as long as it fits."""
         self._laboratory = None
 
 

@@ -9,7 +9,8 @@
    supported where the model depends on it and a rule states it; not supported where nothing depends on it.
 5. The difference is paired by head; its interval draws seeds with replacement, and heads within each.
 
-Evidence, scores on the select split and the random-weights control are the same in all three runs, and are taken once.
+Evidence, scores on the select split, what scoring measures without the descriptions, and the random-weights control are
+the same in all three runs, and are taken once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +33,12 @@ from autointerp.pipeline.agents import shuffled
 from autointerp.pipeline.bench_metrics import DRAWS, GradedHead
 from autointerp.pipeline.bench_planted import answer_key, graded, planted_config, planted_sources
 from autointerp.pipeline.collecting import ARRAYS, EVIDENCE
+from autointerp.pipeline.inputs import Sources
 from autointerp.pipeline.job import Console, JobOptions, JobResult, run_job
 from autointerp.pipeline.random_control import FILE as RANDOM_WEIGHTS
 from autointerp.planted.heads import Truth
 from autointerp.records import Head, HeadReport, Interval
+from autointerp.scoring.memo import Memo
 from autointerp.store import read_records
 
 VARIANTS = ("loop", "one_shot", "shuffled")
@@ -70,6 +74,7 @@ def bench_agent_seed(config: RunConfig, seed: int, folder: Path, options: JobOpt
         raise BadInput(f"--agent {config.agent}: the benchmark compares rounds with one shot. Give --agent rounds=N.")
     chosen = planted_config(config, seed).model_copy(update={"heads": config.heads})
     results: dict[str, JobResult] = {}
+    sources, shared = _loaded_once(planted_sources(seed)), replace(options, memo=Memo())
     for variant in VARIANTS:
         agent = _agent(config.agent_plan, variant, results)
         run = chosen.model_copy(update={"agent": agent})
@@ -77,10 +82,15 @@ def bench_agent_seed(config: RunConfig, seed: int, folder: Path, options: JobOpt
             donors = shuffled([r.head for r in results["loop"].reports]) if variant == "shuffled" else {}
             _share(folder / "loop", folder / variant, run, donors)
         console(f"seed {seed}: {variant.replace('_', ' ')} (--agent {agent})", 0, 0)
-        results[variant] = run_job(run, planted_sources(seed), folder / variant, options, console)
+        results[variant] = run_job(run, sources, folder / variant, shared, console)
         if results[variant].stopped is not None:
             return AgentRun((), results[variant].stopped)
     return AgentRun(tuple(_heads(seed, results, answer_key(seed))))
+
+
+def _loaded_once(sources: Sources) -> Sources:
+    """The three runs work with one model: what is measured on it for one of them holds for the others."""
+    return replace(sources, load=None if sources.load is None else cache(sources.load))
 
 
 def _agent(plan: AgentPlan, variant: str, results: Mapping[str, JobResult]) -> str:

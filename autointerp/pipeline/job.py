@@ -26,6 +26,7 @@ from autointerp.explain.detectors import describe
 from autointerp.pipeline.agents import lab_data
 from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
+from autointerp.pipeline.given_circuit import given_circuit
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.lens_readings import LensCost, LensPlan, plan_lenses, read_lenses
@@ -38,6 +39,8 @@ from autointerp.pipeline.versions import versions
 from autointerp.records import Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
+from autointerp.scoring.in_circuit import in_circuit
+from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite
 from autointerp.scoring.verdict import judge
@@ -62,6 +65,7 @@ class JobOptions:
     command: str = ""
     retry_failed: bool = False
     dry_run: bool = False
+    memo: Memo = field(default_factory=NoMemo, repr=False)  # shared by runs that differ in their descriptions alone
 
 
 @dataclass
@@ -96,10 +100,12 @@ class _Job:
     def run(self, sources: Sources) -> JobResult:
         templates(self._config).check(template_names(self._config))
         check_lenses(self._config)
+        self._circuit = given_circuit(self._config)
         self._compare_config()
         self._try_server()
         self._console("loading the model and the corpus", 0, 1)
         inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
+        self._circuit.check(inputs.model)
         lenses = plan_lenses(self._config, inputs.model)
         self._save_config(inputs, lenses)
         result = JobResult(self._run.root, notes=list(lenses.notes))
@@ -158,6 +164,7 @@ class _Job:
             "seed": self._config.seed,
             "templates": {n: templates(self._config).hash(n) for n in template_names(self._config)},
             "lenses": lenses.facts(),
+            **self._circuit.facts(),
             "versions": versions(),
         }
         if set(held) == {"config"}:
@@ -185,7 +192,7 @@ class _Job:
         self._timed("describe")
         done = [head for head in inputs.heads if head in state.descriptions]
         score_signs(self._config, plan.items, {h: state.descriptions[h].outcome for h in done}, state.scored)
-        twin = twin_of(inputs.model, self._config.seed + 1)
+        twin = self._options.memo.get("twin", lambda: twin_of(inputs.model, self._config.seed + 1))
         scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done}, twin)
         result.reports = [self._report(h, collected, state, scores[h]) for h in done]
         lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
@@ -200,7 +207,11 @@ class _Job:
     def _plan(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> TalkPlan:
         settings = self._options.settings
         items = scorer_items(self._config, inputs.model, held_out, inputs.heads, settings.batch_size)
-        lab = lab_data(inputs, collected, held_out, self._config.seed, settings) if self._config.agent_plan.on else None
+        lab = None
+        if self._config.agent_plan.on:
+            lab = self._options.memo.get(
+                "lab", lambda: lab_data(inputs, collected, held_out, self._config.seed, settings)
+            )
         return TalkPlan(self._config, settings, inputs.model, collected, inputs.heads, items, lab)
 
     def _score(
@@ -213,14 +224,15 @@ class _Job:
     ) -> dict[Head, HeadScores]:
         if "predicate" in self._config.scorers:
             self._console("learning the token-identity rival", 0, 0)
-        spec = suite_spec(inputs, collected, held_out, self._config, self._options.settings.batch_size)
+        memo, settings = self._options.memo, self._options.settings
+        spec = memo.get("suite", lambda: suite_spec(inputs, collected, held_out, self._config, settings.batch_size))
         outcomes = {head: e.outcome for head, e in explanations.items()}
         rivals = (
             {head: describe(collected.evidence[head]) for head in explanations}
             if self._config.explainer == "llm"
             else {}
         )
-        return Suite(replace(spec, twin=twin), self._console).score(outcomes, rivals)
+        return Suite(replace(spec, twin=twin, memo=memo), self._console).score(outcomes, rivals)
 
     def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
         explanation = state.descriptions[head]
@@ -229,6 +241,7 @@ class _Job:
         numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
         unscored = tuple(s for s in (*scores.unscored, *extra) if isinstance(s, Unscored))
         failed = isinstance(outcome, Failure)
+        circuit = in_circuit(head, outcome, self._circuit.found)
         status: Status = "failed" if isinstance(outcome, Failure) else "abstained" if outcome.abstained else "described"
         return HeadReport(
             head=head,
@@ -239,7 +252,7 @@ class _Job:
             provenance=explanation.provenance,
             scores=numbers,
             unscored=unscored,
-            judgement=judge(outcome, () if failed else numbers, unscored, scores.effect),
+            judgement=judge(outcome, () if failed else numbers, unscored, scores.effect, circuit),
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
             direct_effect=scores.direct,
@@ -247,6 +260,7 @@ class _Job:
             backed_up=scores.total is not None and scores.total.backed_up,
             transcript=state.transcripts.get(head),
             group_effect=scores.group,
+            circuit=circuit,
         )
 
     def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:
@@ -278,5 +292,5 @@ class _Job:
 _NOT_COMPARED = ("versions",)
 _FOUND_LATER = (
     "model_revision", "dtype", "bos_rule", "processing", "corpus_hash", "seed", "templates", "lenses",
-    "versions",
+    "circuit", "versions",
 )  # fmt: skip

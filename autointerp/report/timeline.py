@@ -34,6 +34,7 @@ def _turn(turn: Turn) -> Json:
         "round": turn.round,
         "thought": turn.thought,
         "failure": turn.failure,
+        "note": turn.note,
         "abstained": turn.abstained,
         "tokens": [turn.prompt_tokens, turn.completion_tokens],
         "hypotheses": [_hypothesis(name, one) for name, one in turn.named],
@@ -75,5 +76,6 @@ def _line(turn: Turn) -> str:
     if turn.failure:
         return f"{where}: failed ({turn.failure})"
     parts = [f"{name}: {h.description.predicate or h.description.label} ({h.why})" for name, h in turn.named]
+    parts += [turn.note] if turn.note else []
     parts += [f"{e.tool} {e.error or ('again' if e.repeated else 'answered')}" for e in turn.experiments]
     return f"{where}: " + "; ".join([*parts, *(["abstains"] if turn.abstained else [])] or ["nothing"])

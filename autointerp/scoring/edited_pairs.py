@@ -16,7 +16,7 @@ source or destination matters (a positional head) there are no negatives, which 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ from autointerp.predicate import TokenTable, evaluate, parse
 from autointerp.records import Head, Score, Unscored
 from autointerp.scoring.conditional_cases import spread
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.patch_edits import Edits
 from autointerp.scoring.predicted import PredictedPairs
 from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW, HeadTruth, LayerTallies
@@ -56,6 +57,16 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
+class _Edited:
+    """Edited windows of a head, and what it did at the edited pairs."""
+
+    edits: Edits
+    rows: HeldOutRows
+    share: Float[np.ndarray, " case"]
+    valid: Bool[np.ndarray, " case"]
+
+
+@dataclass(frozen=True, eq=False)
 class EditedPairs:
     """Edits of the test rows; `pool` are the ids that they draw from. A head costs one run of at most EDITS windows."""
 
@@ -65,6 +76,7 @@ class EditedPairs:
     pool: Int[np.ndarray, " id"]
     seed: int
     batch_size: int
+    memo: Memo = field(default_factory=NoMemo)  # of heads that were run on their edited windows
 
     def with_tier(
         self, scores: Mapping[Head, Score | Unscored], tallies: LayerTallies, predicates: Mapping[Head, str]
@@ -80,17 +92,26 @@ class EditedPairs:
 
     def measure(self, head: Head, positives: Int[np.ndarray, "pair 3"], predicate: str) -> Measured:
         """Edit some of the positives (window, dst, src) and run the model on them."""
+        key = "edited", self.pairs.held_out.domain, head
+        found = self.memo.get(key, lambda: self._run(head, positives))
+        if found is None:
+            nothing = np.zeros(0, dtype=bool)
+            return Measured(np.zeros(0), nothing, nothing, nothing)
+        edits, rows = found.edits, found.rows
+        pair = edits.dst, edits.src
+        holds = evaluate(parse(predicate), rows.ids, rows.lengths, self.table)
+        before = self.pairs.mask(predicate)[(edits.window, *pair)]
+        return Measured(found.share, found.valid, before, holds[(np.arange(len(edits)), *pair)])
+
+    def _run(self, head: Head, positives: Int[np.ndarray, "pair 3"]) -> _Edited | None:
+        """The part without the predicate; None where no positive can be edited."""
         held = self.pairs.held_out
         edits = draw_edits(held, positives, self.pool, np.random.default_rng([self.seed, head.layer, head.index, 5]))
         if not len(edits):
-            nothing = np.zeros(0, dtype=bool)
-            return Measured(np.zeros(0), nothing, nothing, nothing)
-        rows = edits.rows(held)
+            return None
+        rows, case = edits.rows(held), np.arange(len(edits))
         truth = HeadTruth.of(self.model, rows, head, self.batch_size)
-        case, pair = np.arange(len(edits)), (edits.dst, edits.src)
-        holds = evaluate(parse(predicate), rows.ids, rows.lengths, self.table)
-        before = self.pairs.mask(predicate)[(edits.window, *pair)]
-        return Measured(truth.a[(case, *pair)], truth.valid[case, edits.dst], before, holds[(case, *pair)])
+        return _Edited(edits, rows, truth.a[case, edits.dst, edits.src], truth.valid[case, edits.dst])
 
 
 def ordinary_ids(rows: HeldOutRows, special_ids: tuple[int, ...]) -> Int[np.ndarray, " id"]:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from autointerp.records import Description, Domain, Failure, Head, Score, Unscor
 from autointerp.scoring.edited_pairs import EditedPairs, ordinary_ids
 from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, Sums, score_predicate
 from autointerp.scoring.predicted import (
     DONOR_POOL,
@@ -55,6 +56,7 @@ class PredicateSpec:
     seed: int
     batch_size: int
     twin: Twin | None = None  # of the same shape, with random weights
+    memo: Memo = field(default_factory=NoMemo, repr=False, compare=False)
 
 
 class PredicateScorers:
@@ -66,7 +68,7 @@ class PredicateScorers:
         self._test = PredictedPairs(spec.test, spec.table)
         self._resamples = Resamples.of(self._test.held_out.n_documents, spec.seed)
         ids = ordinary_ids(spec.select, spec.model.special_ids)
-        self._edited = EditedPairs(spec.model, self._test, spec.table, ids, spec.seed, spec.batch_size)
+        self._edited = EditedPairs(spec.model, self._test, spec.table, ids, spec.seed, spec.batch_size, spec.memo)
         self._identity: tuple[IdentityPredictions | None, IdentityPredictions | None] = (None, None)
         if spec.identity is not None:
             self._identity = spec.identity.on(self._select.held_out), spec.identity.on(self._test.held_out)

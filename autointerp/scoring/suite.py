@@ -26,6 +26,7 @@ from autointerp.scoring.direct import direct_effects
 from autointerp.scoring.groups import group_of
 from autointerp.scoring.head_values import ExplainMeans
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.predicates import Outcomes, PredicateScorers, PredicateSpec, Progress
 from autointerp.scoring.predicted import DONOR_POOL, PredictedPairs, predicate_of, some_predicates
 from autointerp.scoring.probes import PROBE
@@ -63,6 +64,7 @@ class SuiteSpec:
     identity: IdentityTable | None = None  # learned on the explain split
     causal: CausalInputs | None = None
     twin: Twin | None = None  # a model of the same shape with random weights: a null
+    memo: Memo = field(default_factory=NoMemo, repr=False, compare=False)  # shared by runs that describe anew
 
 
 @dataclass
@@ -112,7 +114,9 @@ class Suite:
         spec = self._spec
         rows = spec.held_out.select[domain], spec.held_out.test[domain]
         return PredicateScorers(
-            PredicateSpec(spec.model, *rows, self._table, spec.identity, spec.seed, spec.batch_size, spec.twin),
+            PredicateSpec(
+                spec.model, *rows, self._table, spec.identity, spec.seed, spec.batch_size, spec.twin, spec.memo
+            ),
             self._progress,
         )
 
@@ -177,15 +181,21 @@ class Suite:
         def progress(done: int, of: int) -> None:
             self._progress(f"ablating heads on {domain}", done, of)
 
-        return ablate_heads(spec.model, held_out, heads, spec.z_mean, spec.seed, progress)
+        def ablated() -> Effects:
+            return ablate_heads(spec.model, held_out, heads, spec.z_mean, spec.seed, progress)
+
+        return spec.memo.get(("ablated", domain, heads), ablated)
 
     def _next_token(self, held_out: HeldOutRows, outcomes: Outcomes, found: dict[Head, HeadScores]) -> None:
         """Direct effect over all rows, total and direct effect on a sample of them; nothing where writes cannot be
         read as logits, which the evidence of every head says."""
-        direct = direct_effects(self._spec.model, held_out, self._spec.z_mean)
+        spec, heads = self._spec, tuple(sorted(outcomes))
+        direct = spec.memo.get("direct", lambda: direct_effects(spec.model, held_out, spec.z_mean))
         if isinstance(direct, Unscored):
             return
-        removed = remove_heads(self._spec.model, held_out, sorted(outcomes), self._spec.z_mean, self._spec.seed)
+        removed = spec.memo.get(
+            ("removed", heads), lambda: remove_heads(spec.model, held_out, heads, spec.z_mean, spec.seed)
+        )
         for head in outcomes:
             found[head].direct, found[head].total = direct[head], removed.of(head)
         for head, effect in _groups(removed, outcomes, found).items():

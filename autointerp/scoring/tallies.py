@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -93,14 +94,24 @@ class HeadTruth:
     head: Head
     held_out: HeldOutRows
     _truth: _Truth
-    _kinds: Int[Tensor, "window dst src"]
 
     @classmethod
     def of(cls, model: LanguageModel, held_out: HeldOutRows, head: Head, batch_size: int) -> HeadTruth:
         """One run over the rows."""
         one = slice(head.index, head.index + 1)
         truth = _read_group(model, held_out, [head.layer], batch_size, one)[head.layer]
-        return cls(head, held_out, truth, pair_kinds(held_out))
+        return cls(head, held_out, truth)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors; the kinds of pairs count as if they were there."""
+        truth = self._truth
+        read = (*truth.contribution, *truth.a, *truth.valid, *truth.no_write)
+        return sum(t.nbytes for t in read) + 8 * sum(a.numel() for a in truth.a)
+
+    @cached_property
+    def _kinds(self) -> Int[Tensor, "window dst src"]:
+        return pair_kinds(self.held_out)
 
     @property
     def a(self) -> Float[np.ndarray, "window dst src"]:
@@ -153,7 +164,7 @@ def _read_group(
             kept.valid += list(valid.cpu())
             kept.no_write += list((silent & valid).cpu())
 
-        model.read_attention(ids, layers, keep)
+        model.read_up_to(ids, layers, keep)
     return truth
 
 

@@ -9,10 +9,14 @@
 |           | like it, carries at least .2 of the head's effect, and has the claimed sign). Where that scorer was not |
 |           | asked for: the lower end of the mean-ablation KL at the claimed destinations above 1e-4 nats |
 | partly | everything else |
+
+Where a circuit study of the model tested the label (`in_circuit`), the reason ends with what it found; it decides no
+verdict.
 """
 
 from __future__ import annotations
 
+from autointerp.circuit_records import CircuitTest
 from autointerp.records import Control, Description, Failure, Interval, Judgement, Score, Unscored, Verdict
 
 MIN_COVERAGE = 0.25
@@ -22,9 +26,20 @@ HEADLINES = ("first_token", "predicate", "pointing")  # the first that gave a nu
 
 
 def judge(
-    description: Description | Failure, scores: tuple[Score, ...], unscored: tuple[Unscored, ...], effect: Interval
+    description: Description | Failure,
+    scores: tuple[Score, ...],
+    unscored: tuple[Unscored, ...],
+    effect: Interval,
+    circuit: CircuitTest | None = None,
 ) -> Judgement:
     """The headline number of a head with its verdict; `effect` is the KL at the claimed destinations."""
+    judged = _judged(description, scores, unscored, effect)
+    return judged if circuit is None else judged.model_copy(update={"reason": f"{judged.reason}; {circuit.said}"})
+
+
+def _judged(
+    description: Description | Failure, scores: tuple[Score, ...], unscored: tuple[Unscored, ...], effect: Interval
+) -> Judgement:
     if isinstance(description, Failure):
         return Judgement(verdict="unscored", reason=f"failed: {description.reason}"[:300])
     if description.abstained:

@@ -4,20 +4,21 @@
 2. Direct attribution of all heads, and activation patching of z at the roles in both directions.
 3. Path patching from the answer back (`ioi_trace`), against the reference distribution `abc`.
 4. The traced heads as a circuit: faithfulness, completeness, minimality, under template means of `abc`.
-5. What the traced heads say about S (`ioi_signals`), who steps in for the strongest mover, and what all heads do on
-   repeated random tokens.
+5. Classes of heads by the paper's definitions, the backups of the movers among them (`ioi_classes`).
+6. What the traced heads say about S (`ioi_signals`), what the writers write and copy (`ioi_copying`), what the MLPs are
+   worth (`ioi_mlps`), and what all heads do on repeated random tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int
 
 from autointerp.circuits.ablation import Ablation, CircuitNode
 from autointerp.circuits.attribution import attribute
-from autointerp.circuits.backup import Backup, backup_heads
 from autointerp.circuits.cells import CellTable
 from autointerp.circuits.circuit import Circuit, CircuitRuns, Faithfulness, faithfulness
 from autointerp.circuits.completeness import (
@@ -32,10 +33,13 @@ from autointerp.circuits.completeness import (
 from autointerp.circuits.patching import PatchPlan, patch
 from autointerp.circuits.prompts import ContrastSet
 from autointerp.circuits.runs import Progress, silent
+from autointerp.circuits.saved import revision_of
 from autointerp.circuits.validation import HeadValidation, validate_heads
 from autointerp.errors import BadInput
 from autointerp.model import LanguageModel
 from autointerp.stats.bootstrap import clopper_pearson
+from autointerp.studies.ioi_classes import Classes, classify
+from autointerp.studies.ioi_copying import Copying, Direction, copying, directions
 from autointerp.studies.ioi_data import (
     Fillers,
     IoiPerformance,
@@ -46,11 +50,14 @@ from autointerp.studies.ioi_data import (
     performance,
     with_aside,
 )
+from autointerp.studies.ioi_mlps import MlpKnockouts, mlp_knockouts
 from autointerp.studies.ioi_signals import Signals, signals
 from autointerp.studies.ioi_text import NAMES, OBJECTS, PLACES
 from autointerp.studies.ioi_trace import Stage, TraceSpec, role_attention, trace, traced_circuit
 
 ROLES = ("IO", "S1", "S2", "END")
+GPT2_SMALL = ("gpt2", "openai-community/gpt2")
+SHOWN = 3  # writers of each sign whose direction is drawn
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class IoiStudy:
     """All results. `patching` by direction; `attention [layer head dst src]` over ROLES; `signals` by position."""
 
     model: str
+    revision: str
+    bos_rule: str
+    seed: int
     gpt2_small: bool
     n_prompts: int
     performance: dict[str, IoiPerformance]
@@ -79,8 +89,11 @@ class IoiStudy:
     faithfulness: Faithfulness
     completeness: Completeness
     minimality: Minimality
+    classes: Classes
     signals: dict[str, Signals]
-    backup: Backup
+    directions: tuple[Direction, ...]
+    copying: Copying
+    mlps: MlpKnockouts
     validation: HeadValidation
     notes: tuple[str, ...]
 
@@ -108,18 +121,20 @@ def run_study(model: LanguageModel, spec: StudySpec | None = None, progress: Pro
     rng = np.random.default_rng([spec.data.seed, 4])
     greedy = greedy_subsets(runs, circuit, rng, spec.greedy)
     subsets = {**random_subsets(circuit, rng, spec.random_sets), **_by_stage(stages), **greedy}
-    mover = CircuitNode(stages[0].senders[0], "END")
-    backup = backup_heads(model, reference, [mover], runs.ablation)
+    classes = classify(model, reference, stages, runs.ablation, spec.trace)
     progress("signals", 0, 1)
     by_position = {
         position: signals(model, prompts, fillers, [n for n in sorted(circuit) if n.position == position])
         for position in sorted({node.position for node in circuit})
     }
+    writers = (*stages[0].helping[:SHOWN], *stages[0].hurting[:SHOWN])
     return IoiStudy(
-        model.name, _is_gpt2_small(model), len(prompts), found,
+        model.name, revision_of(model), model.bos_rule, spec.data.seed, _is_gpt2_small(model), len(prompts), found,
         attribute(model, flipped).head_table(spec.data.seed, set=flipped.name), patching, stages,
         role_attention(model, flipped, ROLES), circuit, faithfulness(runs, circuit),
-        completeness(runs, circuit, subsets), minimality(runs, circuit, greedy), by_position, backup,
+        completeness(runs, circuit, subsets), minimality(runs, circuit, greedy), classes, by_position,
+        directions(model, reference, writers, spec.data.seed), copying(model, reference),
+        mlp_knockouts(model, reference, spec.data.seed),
         validate_heads(model, _pool(model), seed=spec.data.seed), tuple(dict.fromkeys((*fillers.notes, *runs.notes))),
     )  # fmt: skip
 
@@ -159,5 +174,7 @@ def _pool(model: LanguageModel) -> Int[np.ndarray, " token"]:
 
 
 def _is_gpt2_small(model: LanguageModel) -> bool:
-    """By its shape: 12 layers of 12 heads, width 768, GPT-2's vocabulary."""
-    return (model.n_layers, model.n_heads, model.W_U.shape[0], model.d_vocab) == (12, 12, 768, 50257)
+    """By its name on the hub, or that of a local folder, and its shape: 12 layers of 12 heads, width 768."""
+    local = model.revision.startswith("sha256:")
+    named = (Path(model.name).name if local else model.name) in GPT2_SMALL
+    return named and (model.n_layers, model.n_heads, *model.W_U.shape) == (12, 12, 768, 50257)

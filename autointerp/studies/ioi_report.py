@@ -15,6 +15,9 @@ from autointerp.circuits.heat_map import STYLE, figure
 from autointerp.records import Head
 from autointerp.stats.bootstrap import Estimate
 from autointerp.studies.ioi import ROLES, IoiStudy
+from autointerp.studies.ioi_classes import CLASSES
+from autointerp.studies.ioi_figures import classes_table, direction_figures, mlp_table
+from autointerp.studies.ioi_table import Row, table
 from autointerp.tokentext import printable
 
 PUBLISHED = {
@@ -26,7 +29,6 @@ PUBLISHED_SIGNALS = {
     ("original", "original"): 3.55, ("random", "original"): 2.45, ("inverted", "original"): 1.77,
     ("original", "inverted"): -0.99, ("random", "inverted"): -1.96, ("inverted", "inverted"): -3.16,
 }  # fmt: skip
-Row = Sequence[str]
 
 
 def summary(study: IoiStudy) -> dict[str, object]:
@@ -40,6 +42,7 @@ def summary(study: IoiStudy) -> dict[str, object]:
         "p_io": _round(study.performance["clean"].probability),
         "movers": [str(head) for head in study.stages[0].helping],
         "negative_movers": [str(head) for head in study.stages[0].hurting],
+        "classes": {kind: [str(one.head) for one in study.classes.of(kind)] for kind in CLASSES},
         "stages": [
             {"into": stage.into, "receivers": [str(h) for h in stage.receivers], "position": stage.position,
              "senders": [str(h) for h in stage.senders]}
@@ -64,28 +67,37 @@ def page(study: IoiStudy) -> str:
     title = escape(printable(f"Indirect objects in {study.model}"))
     parts = [f"<h1>{title}</h1>", f"<p>{study.n_prompts} prompts.</p>"]
     parts += [f'<p class="note">{escape(printable(note))}</p>' for note in study.notes]
-    parts += [_section("Performance", _table(*_performance(study))), _stages(study), _circuit(study)]
-    parts.append(_section("Token and position of S", _table(*_signals(study))))
-    parts.append(_section("The heads elsewhere", _ELSEWHERE + _table(*_elsewhere(study))))
+    parts += [_section("Performance", table(*_performance(study))), _section("Classes of heads", classes_table(study)),
+              _stages(study), _circuit(study)]  # fmt: skip
+    parts.append(_section("Token and position of S", table(*_signals(study))))
+    parts.append(_section("What the writers write", direction_figures(study)))
+    parts.append(_section("MLPs knocked out", mlp_table(study)))
+    parts.append(_section("The heads elsewhere", _about_elsewhere(study) + table(*_elsewhere(study))))
     parts.append(_map("Direct attribution", study.attribution))
     parts += [_map(f"Patching z, {direction}", table) for direction, table in study.patching.items()]
-    before, after = study.backup.logit_diff
+    backup = study.classes.backup
+    before, after = backup.logit_diff
     told = (
         f"<p>Logit difference {before:.3f} before, {after:.3f} after; the attributions lost would leave "
-        f"{study.backup.predicted:.3f}. The final norm's divisor changes by {study.backup.scale_ratio:.3f}.</p>"
+        f"{backup.predicted:.3f}. The final norm's divisor changes by {backup.scale_ratio:.3f}.</p>"
     )
-    parts.append(
-        _map(f"Attribution after {study.backup.change.settings['taken_out']} is taken out", study.backup.change, told)
-    )
+    parts.append(_map(f"Attribution after {backup.change.settings['taken_out']} is taken out", backup.change, told))
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     view = '<meta name="viewport" content="width=device-width,initial-scale=1">'
     return f'<!doctype html><html lang="en"><head>{head}{view}</head><body>{"".join(parts)}</body></html>\n'
 
 
-_ELSEWHERE = (
-    "<p>The circuit's heads on repeated random tokens (value and rank among all heads) and their mean attention from "
-    "the position at which they act.</p>"
-)
+def _about_elsewhere(study: IoiStudy) -> str:
+    copies, suppresses = study.copying.average()
+    published = "; published: movers above 95 %, average head below 20 %, negative movers 98 % suppressed against 12 %"
+    return (
+        "<p>The circuit's heads on repeated random tokens (value and rank among all heads), where they look in "
+        "the task, and two copying scores that differ. copying (detector): single tokens as the head's own layer sees "
+        "them. "
+        f"copied, suppressed (paper): {study.copying.n} names of the prompts after the first MLP, share among the 5 "
+        f"highest and the 5 lowest logits; average head {copies:.0%} and {suppresses:.0%}"
+        f"{published if study.gpt2_small else ''}.</p>"
+    )
 
 
 def _performance(study: IoiStudy) -> tuple[Row, list[Row]]:
@@ -116,7 +128,7 @@ def _stages(study: IoiStudy) -> str:
         for stage in study.stages
         if stage.senders
     )
-    return _section("From the answer back", _table(head, rows)) + maps
+    return _section("From the answer back", table(head, rows)) + maps
 
 
 def _senders(table: CellTable, heads: Sequence[Head]) -> str:
@@ -143,10 +155,8 @@ def _circuit(study: IoiStudy) -> str:
     setting = f"<p>{escape(printable(str(study.completeness.setting)))}</p>"
     return (
         _section("The circuit", told)
-        + _section("Completeness", setting + _table(["K", "nodes", "F(C \\ K)", "F(M \\ K)", "difference"], sets))
-        + _section(
-            "Minimality", setting + _table(["node", "K", "F(C \\ K)", "F(C \\ (K + v))", "share of F(M)"], needs)
-        )
+        + _section("Completeness", setting + table(["K", "nodes", "F(C \\ K)", "F(M \\ K)", "difference"], sets))
+        + _section("Minimality", setting + table(["node", "K", "F(C \\ K)", "F(C \\ (K + v))", "share of F(M)"], needs))
     )
 
 
@@ -172,15 +182,20 @@ def _elsewhere(study: IoiStudy) -> tuple[Row, list[Row]]:
     rows: list[Row] = []
     for node in sorted(study.circuit):
         number = study.validation.heads.index(node.head)
+        values = [study.validation.values[name][number] for name in names]
         own = [
-            f"{study.validation.values[name][number]:.2f} ({study.validation.rank(name, node.head)})" for name in names
+            "" if np.isnan(value) else f"{value:.2f} ({study.validation.rank(name, node.head)})"
+            for name, value in zip(names, values, strict=True)
         ]
+        by_paper = [part[node.head.layer, node.head.index] for part in (study.copying.copies, study.copying.suppresses)]
+        own += ["" if np.isnan(share) else f"{share:.0%}" for share in by_paper]
         looks = ["" for _ in ROLES]
         if node.position in ROLES:
             row = study.attention[node.head.layer, node.head.index, ROLES.index(node.position)]
             looks = ["" if np.isnan(value) else f"{value:.2f}" for value in row]
         rows.append([str(node), *own, *looks])
-    return ["node", *names, *(f"attention to {role}" for role in ROLES)], rows
+    shown = ["copying (detector)" if name == "copying" else name for name in names]
+    return ["node", *shown, "copied (paper)", "suppressed (paper)", *(f"attention to {role}" for role in ROLES)], rows
 
 
 def _told(value: Estimate) -> str:
@@ -193,9 +208,3 @@ def _section(title: str, body: str) -> str:
 
 def _map(title: str, table: CellTable, before: str = "") -> str:
     return _section(title, before + figure(table, 8))
-
-
-def _table(head: Row, rows: Sequence[Row]) -> str:
-    top = "".join(f"<th>{escape(printable(cell))}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -27,7 +27,7 @@ from autointerp.circuits.runs import BATCH_CELLS, Progress, silent
 from autointerp.errors import BadInput
 from autointerp.model import LanguageModel, Layer
 from autointerp.model.path_runs import Receiving
-from autointerp.records import Head
+from autointerp.records import Head, Interval
 
 KINDS: tuple[Receiving, ...] = ("q", "k", "v")
 
@@ -62,29 +62,41 @@ class Stage:
     def senders(self) -> tuple[Head, ...]:
         return (*self.helping, *self.hurting)
 
+    def effect(self, head: Head) -> Interval:
+        """Change of the logit difference when the head's path into this is replaced, over prompts."""
+        n = next(n for n, cell in enumerate(self.table.cells) if (cell.layer, cell.head) == (head.layer, head.index))
+        low, high = (float(self.table.numbers[name][n]) for name in ("low", "high"))
+        return Interval(value=float(self.table.mean[n]), low=low, high=high, n=int(self.table.n[n]))
+
 
 def role_attention(
     model: LanguageModel, prompts: ContrastSet, roles: Sequence[str]
 ) -> Float64[np.ndarray, "layer head dst src"]:
     """Mean attention on the clean prompts from each role to each role; NaN where the source comes later in some
     prompt."""
-    n = len(roles)
-    places = np.stack([prompts.role(name) for name in roles])
-    total = np.zeros((model.n_layers, model.n_heads, n, n))
+    found = prompt_attention(model, prompts, [(dst, src) for dst in roles for src in roles]).mean(-1)
+    shape = (model.n_layers, model.n_heads, len(roles), len(roles))
+    return np.asarray(np.moveaxis(found, 0, -1).reshape(shape))
+
+
+def prompt_attention(
+    model: LanguageModel, prompts: ContrastSet, pairs: Sequence[tuple[str, str]]
+) -> Float64[np.ndarray, "pair layer head prompt"]:
+    """Attention of each clean prompt between pairs of roles (destination, source); NaN where the source comes later."""
+    places = np.array([[prompts.role(dst), prompts.role(src)] for dst, src in pairs])
+    found = np.zeros((len(pairs), model.n_layers, model.n_heads, len(prompts)))
     for rows in prompts.batches(BATCH_CELLS):
-        part = prompts.take(rows)
-        at = torch.from_numpy(places[:, rows]).to(model.device)
+        at = torch.from_numpy(places[..., rows]).to(model.device)
         each = torch.arange(len(rows), device=model.device)
 
-        def read(layer: Layer, at: torch.Tensor = at, each: torch.Tensor = each) -> None:
-            for d in range(n):
-                for s in range(n):
-                    cell = layer.pattern[each, :, at[d], at[s]].double().sum(0)
-                    total[layer.index, :, d, s] += cell.cpu().numpy()
+        def read(layer: Layer, at: torch.Tensor = at, each: torch.Tensor = each, rows: np.ndarray = rows) -> None:
+            for number, (dst, src) in enumerate(at):
+                cell = layer.pattern[each, :, dst, src].double().T
+                found[number, layer.index][:, rows] = cell.cpu().numpy()
 
-        model.read_attention(model.to_ids(part.clean), list(range(model.n_layers)), read)
-    later = (places[:, None] < places[None, :]).any(-1)
-    return np.asarray(np.where(later, np.nan, total / len(prompts)))
+        model.read_attention(model.to_ids(prompts.take(rows).clean), list(range(model.n_layers)), read)
+    later = places[:, 0] < places[:, 1]
+    return np.asarray(np.where(later[:, None, None], np.nan, found))
 
 
 def trace(
@@ -95,7 +107,7 @@ def trace(
     for role in spec.roles:
         prompts.role(role)
     attention = role_attention(model, prompts, spec.roles)
-    first = _stage(model, prompts, spec, ("logits", (), "END"))
+    first = find_senders(model, prompts, spec, ("logits", (), "END"))
     found, seen = [first], set[tuple[Head, str]]()
     frontier = [(first.senders, "END")]
     for _ in range(spec.depth):
@@ -105,7 +117,7 @@ def trace(
             seen.update((head, position) for head in fresh)
             for kind, place in _inputs(spec, attention, fresh, position):
                 progress("tracing", len(found), len(found) + 1)
-                stage = _stage(model, prompts, spec, (kind, fresh, place))
+                stage = find_senders(model, prompts, spec, (kind, fresh, place))
                 found.append(stage)
                 following.append((stage.senders, place))
         frontier = following
@@ -129,7 +141,10 @@ def _inputs(
     return found
 
 
-def _stage(model: LanguageModel, prompts: ContrastSet, spec: TraceSpec, what: tuple[str, Sequence[Head], str]) -> Stage:
+def find_senders(
+    model: LanguageModel, prompts: ContrastSet, spec: TraceSpec, what: tuple[str, Sequence[Head], str]
+) -> Stage:
+    """Senders into `what`: logits, q, k or v; of which heads; at which position."""
     into, heads, position = what
     inner = tuple(head for head in heads if head.layer > 0)
     kind = next((k for k in KINDS if k == into), None)

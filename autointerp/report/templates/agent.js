@@ -19,6 +19,7 @@ function agentTurn(turn) {
   return h('li', {}, h('h4', {}, where, ' ', h('span', { class: 'hint' }, `${fmt(turn.tokens[0])} tokens in, ${fmt(turn.tokens[1])} out`)),
     turn.thought ? h('p', {}, turn.thought) : null,
     turn.failure ? h('p', { class: 'bad' }, `failed: ${turn.failure}`) : null,
+    turn.note ? h('p', { class: 'hint' }, turn.note) : null,
     turn.abstained ? h('p', {}, 'It abstains.') : null,
     rows.length ? table(['', 'label', 'claim', 'on select', 'chance', 'covers', 'standing'], rows, [3, 4, 5]) : null,
     turn.experiments.map(([tool, asked, state, answer]) => h('details', { class: 'more' },
