@@ -18,6 +18,7 @@ from autointerp.agent import trials
 from autointerp.agent.kept import Kept
 from autointerp.agent.laboratory import LabData, Laboratory
 from autointerp.model import Layer
+from autointerp.model.read_up_to import read_up_to
 from autointerp.records import Head
 from autointerp.scoring import edited_pairs, suite
 from autointerp.scoring.memo import Memo, NoMemo
@@ -144,7 +145,7 @@ def test_a_forward_ends_with_the_last_layer_that_is_read() -> None:
     try:
         model.read_attention(ids, [0, 1], whole.append)
         ran.clear()
-        model.read_up_to(ids, [0], first.append)
+        read_up_to(model, ids, [0], first.append)
         assert ran == []  # not even the first block got to its end
     finally:
         for handle in handles:

@@ -26,6 +26,7 @@ from autointerp.evidence.pairs import row_pairs
 from autointerp.evidence.rows import Masks, OutputGeometry, write_norms
 from autointerp.evidence.selection import REST_MASS
 from autointerp.model import Layer
+from autointerp.model.read_up_to import read_up_to
 from autointerp.predicate import evaluate, parse
 
 ACTIVE, RESTING = 0.75, 0.1  # quantiles of activity
@@ -74,7 +75,7 @@ class Survey:
                     found = (masks.rows[row], pairs.activity, pairs.mass, top)
                     kept.append(tuple(t.cpu().numpy() for t in found))
 
-            model.read_up_to(fed, [head.layer], keep)
+            read_up_to(model, fed, [head.layer], keep)
         rows, activity, mass, top = (np.stack(part) for part in zip(*kept, strict=True))
         if not rows.any():
             raise BadInput("there are no rows of text to look at; compose texts")

@@ -7,7 +7,7 @@ through hooks that live only inside a `with` block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -234,19 +234,6 @@ class LanguageModel:
         with self.observing(layers, read):
             self.forward_base(ids)
 
-    def read_up_to(self, ids: Int[Tensor, "batch pos"], layers: list[int], read: Callable[[Layer], None]) -> None:
-        """As `read_attention`; the forward ends with the last named layer, so other hooks may see no more of it."""
-        left = set(layers)
-
-        def read_or_end(layer: Layer) -> None:
-            read(layer)
-            left.discard(layer.index)
-            if not left:
-                raise _AllReadError
-
-        with self.observing(layers, read_or_end), suppress(_AllReadError):
-            self.forward_base(ids)
-
     @contextmanager
     def observing(self, layers: list[int], read: Callable[[Layer], None]) -> Iterator[None]:
         """Hand each named layer of every forward inside the block to `read`. Raises ModelError if one of the layers
@@ -258,10 +245,6 @@ class LanguageModel:
 
     def to_ids(self, ids: Int[np.ndarray, "batch pos"]) -> Int[Tensor, "batch pos"]:
         return torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)).to(self.device)
-
-
-class _AllReadError(Exception):
-    """Ends a forward whose later layers nobody reads."""
 
 
 class _Collector:

@@ -25,6 +25,7 @@ from torch import Tensor
 from autointerp.evidence.buckets import bucket_of
 from autointerp.evidence.rows import TAU, Masks, OutputGeometry, write_norms
 from autointerp.model import LanguageModel, Layer
+from autointerp.model.read_up_to import read_up_to
 from autointerp.records import Head
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.token_identity import THRESHOLDS, IdentityPredictions
@@ -164,7 +165,7 @@ def _read_group(
             kept.valid += list(valid.cpu())
             kept.no_write += list((silent & valid).cpu())
 
-        model.read_up_to(ids, layers, keep)
+        read_up_to(model, ids, layers, keep)
     return truth
 
 
