@@ -278,6 +278,7 @@ def test_seeds_that_are_none_are_refused(seeds: str, capsys: pytest.CaptureFixtu
     assert "--seeds" in capsys.readouterr().err
 
 
+@pytest.mark.acceptance
 @pytest.mark.slow
 def test_the_benchmarks_run_to_their_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--seeds", "3", "--explainer", "detectors", "--scorers", "predicate,ablation", "--out", str(tmp_path)]

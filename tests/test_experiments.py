@@ -310,6 +310,7 @@ def test_a_probe_reads_what_the_head_moved_and_nothing_else() -> None:
         ("attend", {"texts": [{"text": TEXT, "mark": "the", "occurrence": 9}]}, "stands 3 times"),
         ("edit", {"text": TEXT, "replace": "zebra", "by": "cat"}, "does not stand"),
         ("edit", {"text": TEXT, "replace": "cat", "by": "cat"}, "changes nothing"),
+        ("edit", {"text": TEXT, "replace": TEXT, "by": ""}, "leaves 0 characters"),
         ("ov", {"tokens": ["zebra"]}, "no single token"),
         ("rows", {"kind": "top", "dst": "zebra"}, "no token of the vocabulary"),
         ("rows", {"kind": "top", "predicate": "__import__('os')"}, "does not parse"),

@@ -346,7 +346,7 @@ def largest_reservation(run: Path) -> int:
     """Tokens set aside for the longest explain prompt."""
     asked = [line for line in lines_of(run / "calls.jsonl") if line["purpose"] == "explain"]
     sizes = [estimate_prompt(ChatRequest(messages=line["prompt"], json_schema=SCHEMA)) for line in asked]
-    plain = [line for line in lines_of(run / "calls.jsonl") if line["schema_name"] is None]
+    plain = [line for line in lines_of(run / "calls.jsonl") if line["schema_name"] is None and not line.get("tools")]
     counted = [(line["usage"]["prompt_tokens"], ChatRequest(messages=line["prompt"])) for line in plain]
     ratio = max(1.0, *(told / estimate_prompt(request) for told, request in counted))  # what the budget learns of them
     return math.ceil(max(sizes) * ratio) + LanguageSettings().max_tokens

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autointerp.agent.arguments import LAST, Edit, Lens, Ov, Patch, Place, Places
+from autointerp.agent.arguments import LAST, MAX_CHARACTERS, Edit, Lens, Ov, Patch, Place, Places
 from autointerp.agent.plain import Plain, number, token, values
 from autointerp.agent.reading import Fed, ReadRow, fed_text, feed, padded, read_rows
 from autointerp.agent.requests import SELFIE_TOKENS
@@ -39,6 +39,8 @@ def edit(subject: Subject, asked: Edit) -> Plain:
     changed = asked.text.replace(asked.replace, asked.by, 1)
     if changed == asked.text:
         raise BadInput("the edit changes nothing; replace the span by something else")
+    if not 1 <= len(changed) <= MAX_CHARACTERS:
+        raise BadInput(f"the edit leaves {len(changed)} characters; a text has 1 to {MAX_CHARACTERS}")
     before = feed(subject.model, asked)
     after = _edited(subject, asked, changed, before)
     first, second = read_rows(subject, [before, after])
