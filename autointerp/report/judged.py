@@ -15,7 +15,10 @@ Details = Mapping[str, float | int | str | None]
 
 def score_lines(score: Score) -> list[tuple[str, str]]:
     """Name and text of the lines that belong to a score; none where it has neither tiers nor a judge."""
-    lines = [(f"negatives on {score.domain}", tier_line(score.details)), (f"{score.scorer} judge", judge_line(score.details))]
+    lines = [
+        (f"negatives on {score.domain}", tier_line(score.details)),
+        (f"{score.scorer} judge", judge_line(score.details)),
+    ]
     return [(name, text) for name, text in lines if text]
 
 
