@@ -466,10 +466,17 @@ def test_validation_reuses_the_detectors() -> None:
     assert np.isnan(found.values["copying"][:4]).all()  # not defined at layer 0
 
 
-@pytest.mark.skipif("AUTOINTERP_SHARED" not in os.environ, reason="needs the shared models")
-@pytest.mark.parametrize("name", ["stories260K", "induct-2l"])
-def test_the_identities_hold_on_the_shared_models(name: str) -> None:
-    model = load_model(str(Path(os.environ["AUTOINTERP_SHARED"]) / "models" / name), "cpu", "float32")[0]
+def shared_or_demo(name: str) -> LanguageModel:
+    if name == "demo":
+        return load_model(str(weights_folder()), "cpu", "float32")[0]
+    if "AUTOINTERP_SHARED" not in os.environ:
+        pytest.skip("needs the shared models")
+    return load_model(str(Path(os.environ["AUTOINTERP_SHARED"]) / "models" / name), "cpu", "float32")[0]
+
+
+@pytest.mark.parametrize("name", ["demo", "stories260K", "induct-2l"])
+def test_the_identities_hold_on_real_models(name: str) -> None:
+    model = shared_or_demo(name)
     rng = np.random.default_rng(0)
     pool = [i for i in range(model.d_vocab) if i not in model.special_ids]
     lines = []
