@@ -1,9 +1,9 @@
-"""What all records are made of: the frozen base, numbers that may be undefined, heads, intervals, token values."""
+"""What all records are made of: the frozen base, numbers that may be undefined, units, intervals, token values."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -44,6 +44,40 @@ class Head(Record):
             raise ValueError(f"{text!r} is not a head: write L5H1 or 5.1")
         layer, index = (int(part) for part in match.groups() if part is not None)
         return cls(layer=layer, index=index)
+
+
+class Feature(Record):
+    """One MLP neuron or one latent of a sparse autoencoder; prints and parses as `L3N17` or `L3F17`.
+
+    `layer` is that of the place where the unit is read; `index` counts from 0 within it.
+    """
+
+    kind: Literal["neuron", "latent"]
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}{_LETTERS[self.kind]}{self.index}"
+
+    def __lt__(self, other: Feature) -> bool:
+        return (self.kind, self.layer, self.index) < (other.kind, other.layer, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.layer, self.index))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `L3N17` or `L3F17`; raises ValueError otherwise."""
+        match = re.fullmatch(r"\s*[Ll](\d+)([NnFf])(\d+)\s*", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a unit: write L3N17 for a neuron or L3F17 for a latent")
+        kind: Literal["neuron", "latent"] = "neuron" if match[2] in "Nn" else "latent"
+        return cls(kind=kind, layer=int(match[1]), index=int(match[3]))
+
+
+_LETTERS = {"neuron": "N", "latent": "F"}
+Unit = Head | Feature
+"""Whatever a run describes."""
 
 
 class Interval(Record):

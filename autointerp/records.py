@@ -7,28 +7,37 @@ effects in nats or logits as named, distances in tokens (`dst - src`).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from autointerp.circuit_records import CircuitTest
+from autointerp.claim_records import LABELS as LABELS
+from autointerp.claim_records import Control as Control
+from autointerp.claim_records import Description as Description
+from autointerp.claim_records import Domain as Domain
+from autointerp.claim_records import Failure as Failure
+from autointerp.claim_records import Judgement as Judgement
+from autointerp.claim_records import Provenance as Provenance
+from autointerp.claim_records import Score as Score
+from autointerp.claim_records import Split as Split
+from autointerp.claim_records import Status as Status
+from autointerp.claim_records import Unscored as Unscored
+from autointerp.claim_records import Verdict as Verdict
 from autointerp.lens_records import HeadRowReading
+from autointerp.loop_records import Experiment as Experiment
+from autointerp.loop_records import Hypothesis as Hypothesis
+from autointerp.loop_records import Transcript as Transcript
+from autointerp.loop_records import Turn as Turn
+from autointerp.record_base import Feature as Feature
 from autointerp.record_base import Head as Head
 from autointerp.record_base import Interval as Interval
 from autointerp.record_base import Real as Real
 from autointerp.record_base import Record as Record
 from autointerp.record_base import TokenValue as TokenValue
+from autointerp.record_base import Unit as Unit
 
-LABELS: tuple[str, ...] = (
-    "previous_token", "current_token", "first_token", "duplicate_token", "induction", "fixed_offset",
-    "local_context", "punctuation", "delimiter_matching", "name_mover", "copying", "copy_suppression",
-    "successor", "s_inhibition", "token_class", "other", "unclear",
-)  # fmt: skip
-Split = Literal["explain", "select", "test"]
-Domain = Literal["text", "repeats"]
 Stratum = Literal["top", "quantile", "random", "contrast"]
-Status = Literal["described", "abstained", "failed"]
-Verdict = Literal["supported", "partly", "refuted", "unscored"]
 
 
 class Source(Record):
@@ -169,171 +178,6 @@ class Evidence(Record):
     def in_words(self, example: Example) -> HeadRowReading | None:
         """What the lenses read at an example's row, or None where they did not."""
         return next((row for row in self.lenses if row.of(example.doc_id, example.window, example.dst)), None)
-
-
-class Description(Record):
-    """What an explainer says of a head; `abstained` means that it found no claim worth making."""
-
-    summary: str
-    looks_at: str
-    writes: str
-    label: str
-    labels: tuple[str, ...] = ()
-    predicate: str | None = None
-    domain: Domain = "text"
-    conditions: str = ""
-    counterexamples: str = ""
-    confidence: Real = 0.0
-    abstained: bool = False
-
-
-class Failure(Record):
-    """A step that did not work for this head: counted in every denominator and shown, never scored."""
-
-    stage: str
-    reason: str
-    raw: str = ""
-
-
-class Control(Record):
-    """A null or a simple rival scored on the same items; `difference` is score minus control, paired."""
-
-    name: str
-    kind: Literal["null", "rival"]
-    value: Real
-    difference: Real
-    low: Real
-    high: Real
-    beaten: bool
-    same_rule: bool = False  # the rival predicts the same pairs (IoU >= .9): the description is that rule
-    detail: str = ""
-    p: Real = float("nan")  # one-sided, of a difference of 0 or less, from the paired resamples
-
-
-class Score(Record):
-    """A metric on held-out items, with interval, chance line and controls."""
-
-    scorer: str
-    metric: str
-    domain: str
-    value: Real
-    low: Real
-    high: Real
-    n_items: int
-    n_docs: int
-    prevalence: Real
-    chance: Real
-    controls: tuple[Control, ...] = ()
-    state: str = ""  # e.g. `underpowered`
-    details: dict[str, float | int | str | None] = Field(default_factory=dict)
-
-
-class Unscored(Record):
-    """A scorer that gives no number for this head, and why."""
-
-    scorer: str
-    reason: str
-
-
-class Provenance(Record):
-    """How a description came about: the prompt that was sent, the raw reply, the settings."""
-
-    explainer: str
-    model: str = ""
-    template: str = ""
-    template_hash: str = ""
-    request_hashes: tuple[str, ...] = ()
-    prompt: tuple[dict[str, str], ...] = ()
-    raw_replies: tuple[str, ...] = ()
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    repairs: int = 0
-
-
-class Judgement(Record):
-    """The headline of a head: the verdict of scoring_validity rule 26 and the numbers behind it."""
-
-    verdict: Verdict
-    reason: str
-    metric: str | None = None
-    domain: str | None = None
-    score: float | None = None
-    score_low: float | None = None
-    score_high: float | None = None
-    chance: float | None = None
-    n_items: int = 0
-    n_docs: int = 0
-    margin: float | None = None
-    margin_low: float | None = None
-    margin_high: float | None = None
-    compared_with: str = ""
-    coverage: float | None = None
-
-
-class Hypothesis(Record):
-    """A description that competes in a head's loop, with what the select split says of it."""
-
-    description: Description
-    no_predicate: str = ""  # the reason given for having none
-    select: dict[str, Any] = Field(default_factory=dict)  # of the free score on select; empty without a predicate
-    standing: Literal["settled", "partial", "open", "unscored", "refuted"] = "unscored"
-    why: str = ""
-
-
-class Experiment(Record):
-    """One experiment that was asked for: the request, and its numbers or why it was refused."""
-
-    tool: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    numbers: dict[str, Any] = Field(default_factory=dict)
-    error: str = ""
-    cost: int = 0  # tokens fed to the model, at most
-    repeated: bool = False  # asked before: answered from the transcript
-
-
-class Turn(Record):
-    """One step of a head's loop. A revision of several claims holds each claim alone and, last, all of them as one."""
-
-    step: Literal["one_shot", "hypotheses", "experiments", "revision"]
-    round: int = 0
-    thought: str = ""
-    hypotheses: tuple[Hypothesis, ...] = ()
-    experiments: tuple[Experiment, ...] = ()
-    abstained: bool = False
-    failure: str = ""
-    note: str = ""  # why the server's own tools are not used from here on, where they were used before
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    repairs: int = 0
-    request_hashes: tuple[str, ...] = ()
-
-    @property
-    def named(self) -> list[tuple[str, Hypothesis]]:
-        """The hypotheses with the names that they go by."""
-        found = list(self.hypotheses)
-        if self.step == "one_shot":
-            return [("one shot", one) for one in found]
-        if self.step == "hypotheses":
-            return [(f"hypothesis {n}", one) for n, one in enumerate(found, 2)]
-        alone = [(f"revision {self.round}, claim {n}", one) for n, one in enumerate(found[:-1], 1)]
-        return [*alone, *((f"revision {self.round}", one) for one in found[-1:])]
-
-
-class Transcript(Record):
-    """What the agent loop did about one head, why it stopped, and the one-shot answer that it began with."""
-
-    k: int
-    rounds: int  # begun
-    stop: str
-    chosen: str  # which description was kept: `one shot`, `hypothesis 2`, `revision 1`, `abstained`
-    one_shot: Description | None
-    one_shot_select: dict[str, Any] = Field(default_factory=dict)
-    turns: tuple[Turn, ...] = ()
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """(prompt, completion) tokens of all turns, the one-shot call included."""
-        return sum(t.prompt_tokens for t in self.turns), sum(t.completion_tokens for t in self.turns)
 
 
 class GroupEffect(Record):

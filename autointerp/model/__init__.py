@@ -8,6 +8,7 @@ from autointerp.model.language_model import LanguageModel, Layer, Shortcuts
 from autointerp.model.loading import load_model, random_twin, wrap_bridge
 from autointerp.model.readout import Readout, log_probs
 from autointerp.model.resume import CleanRun, clean_run, with_changed_z
+from autointerp.model.unit_sites import UnitSite, neuron_site, read_units
 
 __all__ = [
     "CleanRun",
@@ -18,11 +19,14 @@ __all__ = [
     "Readout",
     "Rows",
     "Shortcuts",
+    "UnitSite",
     "clean_run",
     "load_model",
     "log_probs",
+    "neuron_site",
     "prove",
     "random_twin",
+    "read_units",
     "with_changed_z",
     "wrap_bridge",
 ]
