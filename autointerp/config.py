@@ -35,6 +35,7 @@ ENV_NAMES = {
 
 DEFAULT_SCORERS = ("predicate", "pointing", "detection", "effect", "conditional_ablation", "patching", "ablation")
 SCORERS = (*DEFAULT_SCORERS, "probe")
+FEATURE_SCORERS = ("predicate", "detection", "simulation", "effect", "conditional_ablation", "steering", "ablation")
 DEFAULT_AGENT, MAX_ROUNDS, MAX_BEST_OF = "rounds=2", 20, 200
 LENSES = ("logit", "entity", "selfie")
 NO_LENSES = ("none",)
@@ -71,6 +72,9 @@ class AgentPlan:
         return self.rounds > 0 or self.best_of > 1
 
 
+_ADDED = ("circuit", "units", "select", "sample")
+
+
 class RunConfig(BaseModel):
     """Everything that changes a result; two runs with equal configs and replies have equal numbers."""
 
@@ -99,14 +103,15 @@ class RunConfig(BaseModel):
     entity_vectors: str = ""  # empty: those trained here or shipped, if any
     blind: bool = True
     circuit: str = ""  # circuit.json of a study of this model
+    units: str = ""  # neurons or latents instead of heads: `neurons:L3`, `sae:FOLDER`
+    select: str = ""  # of these units only some: `L3F17,L3F20-L3F40`
+    sample: int = Field(default=0, ge=0)  # of these units so many, drawn by how they activate; 0: all
 
     @model_serializer(mode="wrap")
     def _saved(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `circuit` where there is none, as runs were saved before there was that field."""
+        """Without what is not set and was not there when earlier runs were saved, so that these go on."""
         found: dict[str, Any] = plain(self)
-        if not self.circuit:
-            found.pop("circuit", None)
-        return found
+        return {name: value for name, value in found.items() if value or name not in _ADDED}
 
     @field_validator("agent")
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs, parse_heads
-from autointerp.pipeline.job import Console, JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobOptions, JobResult, run_job
+from autointerp.pipeline.run_state import Console
 
 __all__ = [
     "Console",

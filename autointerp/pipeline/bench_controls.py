@@ -16,7 +16,8 @@ from autointerp.pipeline.bench_planted import answer_key, planted_config, plante
 from autointerp.pipeline.collecting import collected_evidence
 from autointerp.pipeline.held_out import ablation_rows, explain_rows, held_out_rows
 from autointerp.pipeline.inputs import Inputs, load_inputs
-from autointerp.pipeline.job import Console, JobOptions, run_job
+from autointerp.pipeline.job import JobOptions, run_job
+from autointerp.pipeline.run_state import Console
 from autointerp.planted.heads import Truth
 from autointerp.records import HeadReport
 from autointerp.scoring.suite import SuiteSpec

@@ -18,7 +18,8 @@ from autointerp.config import RunConfig
 from autointerp.pipeline.bench_metrics import GradedHead
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.job import Console, JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobOptions, JobResult, run_job
+from autointerp.pipeline.run_state import Console
 from autointerp.planted.corpus import documents
 from autointerp.planted.heads import Truth
 from autointerp.planted.model import SPEC, load_planted, placed_heads

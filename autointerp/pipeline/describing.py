@@ -1,6 +1,6 @@
-"""Descriptions of all heads, each stored as soon as it is there; a rerun asks only for what is missing.
+"""Descriptions of all units, each stored as soon as it is there; a rerun asks only for what is missing.
 
-`cache/descriptions.jsonl` holds one line a head (the last wins). A failed head is not asked again unless
+`cache/descriptions.jsonl` holds one line a unit (the last wins). A failed one is not asked again unless
 `retry_failed`. More than 20 % failures, and more than 10, end the run.
 """
 
@@ -8,65 +8,85 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from autointerp.errors import TooManyFailures
-from autointerp.evidence.collect import Collected, Progress
-from autointerp.explain import Explainer, Explanation
-from autointerp.records import Failure, Head, Record
+from autointerp.evidence.collect import Progress
+from autointerp.explain import Explanation
+from autointerp.records import Failure, Feature, Head, Record
 from autointerp.store import RunFolder
 
 DESCRIPTIONS = "cache/descriptions.jsonl"
 MAX_FAILED, MAX_FAILED_SHARE = 10, 0.2
+U = TypeVar("U", Head, Feature)
 
 
 class DescribedHead(Record):
-    """A line of `cache/descriptions.jsonl`."""
+    """A line of `cache/descriptions.jsonl` of a run over heads."""
 
     head: Head
     explanation: Explanation
 
 
-def stored_descriptions(run: RunFolder, *, retry_failed: bool) -> dict[Head, Explanation]:
+class DescribedFeature(Record):
+    """A line of `cache/descriptions.jsonl` of a run over neurons or latents."""
+
+    unit: Feature
+    explanation: Explanation
+
+
+def stored_descriptions(run: RunFolder, kind: type[U], *, retry_failed: bool) -> dict[U, Explanation]:
     """What earlier processes of this run described; without the failures where they are to be tried again."""
-    lines = map(DescribedHead.model_validate, run.read(DESCRIPTIONS))
-    found = {line.head: line.explanation for line in lines}
+    found = dict(_lines(run, kind))
     if not retry_failed:
         return found
-    return {head: e for head, e in found.items() if not isinstance(e.outcome, Failure)}
+    return {unit: e for unit, e in found.items() if not isinstance(e.outcome, Failure)}
 
 
-def used_up(run: RunFolder) -> dict[Head, int]:
-    """How often each head got all its replies and none was valid: asking the same again would give the same."""
-    found: Counter[Head] = Counter()
-    for line in map(DescribedHead.model_validate, run.read(DESCRIPTIONS)):
-        if isinstance(line.explanation.outcome, Failure) and line.explanation.provenance.repairs:
-            found[line.head] += 1
+def used_up(run: RunFolder, kind: type[U]) -> dict[U, int]:
+    """How often each unit got all its replies and none was valid: asking the same again would give the same."""
+    found: Counter[U] = Counter()
+    for unit, explanation in _lines(run, kind):
+        if isinstance(explanation.outcome, Failure) and explanation.provenance.repairs:
+            found[unit] += 1
     return dict(found)
 
 
-async def describe_heads(
+def _lines(run: RunFolder, kind: type[U]) -> Iterator[tuple[U, Explanation]]:
+    for line in run.read(DESCRIPTIONS):
+        read = DescribedHead.model_validate(line) if kind is Head else DescribedFeature.model_validate(line)
+        unit = read.head if isinstance(read, DescribedHead) else read.unit
+        if isinstance(unit, kind):
+            yield unit, read.explanation
+
+
+async def describe_units(
     run: RunFolder,
-    explainer: Explainer,
-    collected: Collected,
-    heads: Sequence[Head],
-    done: dict[Head, Explanation],
+    explain: Callable[[U], Awaitable[Explanation]],
+    units: Sequence[U],
+    done: dict[U, Explanation],
     progress: Progress,
     pace: Pace,
 ) -> None:
-    """Fill `done` for all of `heads`; raises TooManyFailures, BudgetExceeded or ServerError with what is done kept."""
+    """Fill `done` for all of `units`; raises TooManyFailures, BudgetExceeded or ServerError with what is done kept."""
 
-    async def one(head: Head) -> None:
-        explanation = await explainer.explain(collected.evidence[head])
-        run.append(DESCRIPTIONS, DescribedHead(head=head, explanation=explanation))
-        done[head] = explanation
-        progress("describing", len(done), len(heads))
-        check_failures(done, len(heads))
+    async def one(unit: U) -> None:
+        explanation = await explain(unit)
+        line: Record = (
+            DescribedHead(head=unit, explanation=explanation)
+            if isinstance(unit, Head)
+            else DescribedFeature(unit=unit, explanation=explanation)
+        )
+        run.append(DESCRIPTIONS, line)
+        done[unit] = explanation
+        progress("describing", len(done), len(units))
+        check_failures(done, len(units))
 
-    check_failures(done, len(heads))
-    await run_together([partial(one, head) for head in heads if head not in done], pace)
+    check_failures(done, len(units))
+    await run_together([partial(one, unit) for unit in units if unit not in done], pace)
 
 
 @dataclass(frozen=True)
@@ -102,13 +122,17 @@ async def run_together(jobs: Sequence[Callable[[], Awaitable[None]]], pace: Pace
         worker.result()
 
 
-def check_failures(done: dict[Head, Explanation], total: int) -> None:
+def check_failures(done: Mapping[U, Explanation], total: int) -> None:
     """The stop rule of scoring_validity rule 16."""
-    failed = [head for head, e in done.items() if isinstance(e.outcome, Failure)]
+    failed = [unit for unit, e in done.items() if isinstance(e.outcome, Failure)]
     if len(failed) > max(MAX_FAILED, MAX_FAILED_SHARE * total):
         first = done[failed[0]].outcome
         reason = first.reason if isinstance(first, Failure) else ""
         raise TooManyFailures(
-            f"{len(failed)} of {total} heads failed, more than a fifth; the first: {failed[0]}: {reason[:200]} "
-            "What was done is kept. Correct the cause and run the same command with --retry-failed."
+            f"{len(failed)} of {total} {_plural(failed[0])} failed, more than a fifth; the first: {failed[0]}: "
+            f"{reason[:200]} What was done is kept. Correct the cause and run the same command with --retry-failed."
         )
+
+
+def _plural(unit: Head | Feature) -> str:
+    return "heads" if isinstance(unit, Head) else f"{unit.kind}s"

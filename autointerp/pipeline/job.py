@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from autointerp.config import RunConfig, Settings, check_lenses
 from autointerp.errors import AutointerpError, BudgetExceeded, TooManyFailures
@@ -29,13 +26,13 @@ from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.given_circuit import given_circuit
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.lens_readings import LensCost, LensPlan, plan_lenses, read_lenses
+from autointerp.pipeline.lens_readings import LensCost, plan_lenses, read_lenses
 from autointerp.pipeline.llm_scores import score_signs, scorer_items, scores_of
 from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, known_capabilities
 from autointerp.pipeline.random_control import RandomControl
+from autointerp.pipeline.run_state import FOUND_LATER, RUN, Console, RunState
 from autointerp.pipeline.suite_inputs import suite_spec
-from autointerp.pipeline.talking import CACHE, Talk, TalkPlan, talk, template_names, templates, try_server
-from autointerp.pipeline.versions import versions
+from autointerp.pipeline.talking import Talk, TalkPlan, talk, template_names, templates
 from autointerp.records import Failure, Head, HeadReport, Status, Unscored
 from autointerp.report import write_reports
 from autointerp.report.folder import read_json
@@ -44,17 +41,9 @@ from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite
 from autointerp.scoring.verdict import judge
-from autointerp.store import CallLog, RequestCache, RunFolder
+from autointerp.store import CallLog, RunFolder
 
-HEADS, RUN = "heads.jsonl", "run.json"
-
-
-class Console(Protocol):
-    """Where progress and notes go."""
-
-    def __call__(self, stage: str, done: int, of: int) -> None:
-        """One step of a stage is done; `of` 0 marks a note."""
-        ...
+HEADS = "heads.jsonl"
 
 
 @dataclass(frozen=True)
@@ -94,32 +83,32 @@ def run_job(config: RunConfig, sources: Sources, folder: Path, options: JobOptio
 class _Job:
     def __init__(self, run: RunFolder, config: RunConfig, options: JobOptions, console: Console) -> None:
         self._run, self._config, self._options, self._console = run, config, options, console
-        self._started = time.monotonic()
-        self._seconds: dict[str, float] = {}
+        self._state = RunState(run, config, options.settings)
 
     def run(self, sources: Sources) -> JobResult:
         templates(self._config).check(template_names(self._config))
         check_lenses(self._config)
         self._circuit = given_circuit(self._config)
-        self._compare_config()
-        self._try_server()
+        self._state.compare_config((*FOUND_LATER, "lenses", "circuit"))
+        if self._state.llm and not self._options.dry_run and not self._run.path(ARRAYS).exists():
+            self._state.try_server()
         self._console("loading the model and the corpus", 0, 1)
         inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
         self._circuit.check(inputs.model)
         lenses = plan_lenses(self._config, inputs.model)
-        self._save_config(inputs, lenses)
+        self._state.save_config(inputs, {"lenses": lenses.facts(), **self._circuit.facts()})
         result = JobResult(self._run.root, notes=list(lenses.notes))
         report = inputs.corpus.report
         result.notes += [report.underpowered] if report.underpowered else []
-        self._timed("load")
+        self._state.timed("load")
         collected = collected_evidence(
             self._run, inputs, inputs.heads, self._config.seed, self._options.settings.batch_size, self._console
         )
-        self._timed("collect")
+        self._state.timed("collect")
         held = None if self._options.dry_run else self._finished(inputs)
         if held is None:
             collected, result.lenses = read_lenses(self._run, inputs, collected, lenses, self._console)
-            self._timed("lenses")
+            self._state.timed("lenses")
         if self._options.dry_run:
             result.estimate = self._estimate(inputs, collected)
             return result
@@ -138,40 +127,6 @@ class _Job:
         known = known_capabilities(self._run.root, self._config)
         return estimate_calls(self._plan(inputs, collected, held_out), known)
 
-    def _compare_config(self) -> None:
-        """Before anything is loaded or written: a folder that is no run, or another run, must stay as it is."""
-        wanted = {"config": self._config.model_dump(mode="json")}
-        if set(read_json(self._run.path("config.json"))) == {"config"}:
-            self._run.write_json("config.json", wanted)  # model or corpus could not be used: nothing was made with it
-        self._run.ensure_config(wanted, ignore=_FOUND_LATER)
-
-    def _try_server(self) -> None:
-        """A wrong address or key must be known before an hour of collecting."""
-        if self._config.explainer == "llm" and not self._options.dry_run and not self._run.path(ARRAYS).exists():
-            # A budget that does not even allow to ask what the server can do stops the run where it describes.
-            with suppress(BudgetExceeded):
-                asyncio.run(try_server(self._run, self._config, self._options.settings))
-
-    def _save_config(self, inputs: Inputs, lenses: LensPlan) -> None:
-        held = json.loads(self._run.path("config.json").read_text(encoding="utf-8"))
-        wanted = {
-            "config": self._config.model_dump(mode="json"),
-            "model_revision": inputs.model.revision,
-            "dtype": str(inputs.model.dtype).removeprefix("torch."),
-            "bos_rule": inputs.model.bos_rule,
-            "processing": {"fold_ln": False, "center_unembed": False, "value_bias": "constant part subtracted"},
-            "corpus_hash": inputs.corpus.report.corpus_hash,
-            "seed": self._config.seed,
-            "templates": {n: templates(self._config).hash(n) for n in template_names(self._config)},
-            "lenses": lenses.facts(),
-            **self._circuit.facts(),
-            "versions": versions(),
-        }
-        if set(held) == {"config"}:
-            self._run.write_json("config.json", wanted)
-        else:
-            self._run.ensure_config(wanted, ignore=_NOT_COMPARED)
-
     def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
         """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
         reports = {r.head: r for r in map(HeadReport.model_validate, self._run.read(HEADS))}
@@ -183,23 +138,23 @@ class _Job:
 
     def _describe_and_score(self, inputs: Inputs, collected: Collected, result: JobResult) -> None:
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
-        state = Talk(stored_descriptions(self._run, retry_failed=self._options.retry_failed))
+        state = Talk(stored_descriptions(self._run, Head, retry_failed=self._options.retry_failed))
         plan = self._plan(inputs, collected, held_out)
         try:
             asyncio.run(talk(self._run, plan, state, self._console))
         except (BudgetExceeded, TooManyFailures) as stop:
             result.stopped = stop
-        self._timed("describe")
+        self._state.timed("describe")
         done = [head for head in inputs.heads if head in state.descriptions]
         score_signs(self._config, plan.items, {h: state.descriptions[h].outcome for h in done}, state.scored)
         twin = self._options.memo.get("twin", lambda: twin_of(inputs.model, self._config.seed + 1))
         scores = self._score(inputs, collected, held_out, {h: state.descriptions[h] for h in done}, twin)
         result.reports = [self._report(h, collected, state, scores[h]) for h in done]
         lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
-        self._timed("score")
+        self._state.timed("score")
         random = RandomControl(inputs, held_out, self._config, self._options.settings.batch_size, self._console)
         learned_nothing = random.facts(self._run, twin)
-        self._timed("random_weights")
+        self._state.timed("random_weights")
         result.notes += state.notes
         self._run.write_json(RUN, self._facts(inputs, state, result) | {"random_weights": learned_nothing})
         self._run.write_text(HEADS, "".join(lines))
@@ -267,30 +222,12 @@ class _Job:
         return {
             **inputs.summary(),
             "explainer": self._config.explainer,
-            "lost_in_flight": self._lost(),
+            "lost_in_flight": self._state.lost(),
             "cost_usd": state.cost_usd,
             "tokens": dict(zip(("prompt", "completion"), CallLog(self._run).tokens_used, strict=True)),
-            "seconds": {**self._seconds, "total": round(time.monotonic() - self._started, 2)},
+            "seconds": self._state.clock(),
             "lenses": None if result.lenses is None else asdict(result.lenses),
             "notes": result.notes,
             "command": self._options.command,
             "stopped": None if result.stopped is None else str(result.stopped),
         }
-
-    def _lost(self) -> int:
-        path = self._run.root.parent / CACHE
-        if self._config.explainer != "llm" or not path.exists():
-            return 0
-        with RequestCache(path, self._run.run_id) as cache:
-            return cache.lost_in_flight(self._run.run_id)
-
-    def _timed(self, stage: str) -> None:
-        spent = time.monotonic() - self._started
-        self._seconds[stage] = round(spent - sum(self._seconds.values()), 2)
-
-
-_NOT_COMPARED = ("versions",)
-_FOUND_LATER = (
-    "model_revision", "dtype", "bos_rule", "processing", "corpus_hash", "seed", "templates", "lenses",
-    "circuit", "versions",
-)  # fmt: skip
