@@ -27,11 +27,16 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "agent_hypotheses": ("evidence", "history", "instruction", "labels", "most"),
     "agent_revision": ("evidence", "history", "instruction", "labels", "rounds_left"),
     "detection": ("conditions", "items", "looks_at"),
+    "detection_feature": ("conditions", "items", "looks_at"),
     "effect": ("candidates", "conditions", "items", "looks_at", "writes"),
+    "effect_feature": ("candidates", "conditions", "items", "looks_at", "writes"),
     "explain": ("evidence", "instruction", "labels"),
+    "explain_feature": ("evidence", "instruction", "labels"),
     "no_evidence": (),
+    "no_evidence_feature": (),
     "pointing": ("conditions", "items", "looks_at"),
     "repair": ("reason",),
+    "simulation": ("conditions", "items", "looks_at"),
 }
 _DATA_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autointerp.agent.allowance import LoopChat
-from autointerp.agent.journal import Journal, Memory
+from autointerp.agent.journal import Journal
 from autointerp.agent.loop import HeadLoop, LoopInputs, LoopResult
 from autointerp.agent.requests import Request
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import StepAsker
 from autointerp.chat import FakeChat
-from autointerp.llm import Budget, Capabilities, ChatModel, ChatRequest, Prices
+from autointerp.llm import Budget, Capabilities, ChatModel, ChatRequest, Prices, PromptRoom
 from autointerp.prompting import Templates
 from autointerp.records import Description, Evidence, Head, Provenance
 from tests.report_fixtures import evidence
@@ -98,7 +98,8 @@ def some_evidence(*, hostile: bool = False) -> Evidence:
 
 def asker_of(chat: ChatModel, tokens: int | None = None, **can: Any) -> StepAsker:
     within = LoopChat(chat, Budget(Prices(0.0, 0.0, "none"), tokens=tokens))
-    return StepAsker(within, Capabilities(**can), Templates(), 0.0, 0)
+    found = Capabilities(**can)
+    return StepAsker(within, found, Templates(), 0.0, 0, PromptRoom(found))
 
 
 def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, **more: Any) -> HeadLoop:
@@ -111,7 +112,7 @@ def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, *
             asker=more.pop("asker", None) or asker_of(chat, **more.pop("can", {})),
             bench=more.pop("bench", bench),
             scores=bench,
-            journal=journal or Memory(),
+            journal=journal or Journal(),
             spec=spec,
             **more,
         )

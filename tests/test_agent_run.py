@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from autointerp.agent.journal import Journal
 from autointerp.cli.main import main
 from autointerp.errors import BadInput
-from autointerp.pipeline.agent_journal import AGENT, HeadJournal
+from autointerp.pipeline.agent_journal import AGENT
 from autointerp.records import HeadReport
 from autointerp.report.card import card_text
 from autointerp.report.data import card, trimmed
@@ -156,7 +157,7 @@ def _mortal(patched: pytest.MonkeyPatch, lives: int) -> None:
         return write
 
     for name in ("add_turn", "add_answer"):
-        patched.setattr(HeadJournal, name, dying(getattr(HeadJournal, name)))
+        patched.setattr(Journal, name, dying(getattr(Journal, name)))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from autointerp.config import RunConfig, Settings
 from autointerp.errors import BadInput, ChatFailed
 from autointerp.explain.language import SCHEMA
 from autointerp.llm import ChatRequest
-from autointerp.pipeline import JobOptions
+from autointerp.pipeline import JobOptions, job
 from autointerp.pipeline.agents import shuffled
 from autointerp.pipeline.bench_agent import (
     TRAPS,
@@ -33,7 +33,7 @@ from autointerp.pipeline.bench_metrics import GradedHead
 from autointerp.pipeline.random_control import RandomControl
 from autointerp.planted.heads import Truth
 from autointerp.prompting import as_data
-from autointerp.records import Head, Interval
+from autointerp.records import Head, Interval, Unscored
 
 Plain = dict[str, Any]
 DUPLICATE = "nearest(src == dst and distance > 0)"
@@ -270,10 +270,11 @@ def test_rounds_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_loop_gains_in_the_traps_and_not_from_exchanged_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The control on random weights has tests of its own, and decides nothing here.
+    # The nulls on random weights have tests of their own, and decide nothing here.
     monkeypatch.setattr(RandomControl, "facts", lambda *_: {"reason": "not asked for"})
-    heads = "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0"
-    assert main(["bench", "agent", "--llm", "rules", "--heads", heads, "--out", str(tmp_path / "b")]) == 0
+    monkeypatch.setattr(job, "twin_of", lambda *_: Unscored(scorer="predicate", reason="not asked for"))
+    words = ["bench", "agent", "--llm", "rules", "--heads", "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0", "--max-tokens", "10000"]
+    assert main([*words, "--out", str(tmp_path / "b")]) == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     full = json.loads((tmp_path / "b" / "bench.json").read_text())
     assert line["plumbing_only"] is True

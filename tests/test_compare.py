@@ -35,14 +35,14 @@ def two_runs(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_margins_are_paired_and_an_abstention_counts_as_nothing(tmp_path: Path) -> None:
     found = compare_runs(*two_runs(tmp_path))
-    assert [str(p.head) for p in found.pairs] == ["L0H0", "L0H1", "L0H2", "L1H0"]
+    assert [str(p.unit) for p in found.pairs] == ["L0H0", "L0H1", "L0H2", "L1H0"]
     assert [str(h) for h in found.only_a] == ["L0H3"]
     assert [str(h) for h in found.only_b] == ["L2H0"]
     differences = [p.difference for p in found.pairs]
     assert differences[:3] == pytest.approx([0.2, 0.2, 0.2])  # the abstention's margin is 0, b's is 0.2
     assert math.isnan(differences[3])
     assert (found.n, found.mean, found.low, found.high) == pytest.approx((3, 0.2, 0.2, 0.2))
-    assert [str(p.head) for p in found.changed] == ["L0H0", "L0H2"]
+    assert [str(p.unit) for p in found.changed] == ["L0H0", "L0H2"]
     assert found.verdicts()["partly", "supported"] == 1
 
 

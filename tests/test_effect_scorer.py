@@ -22,11 +22,11 @@ from autointerp.errors import BadInput, ModelError
 from autointerp.llm import Capabilities, ChatReply, ChatRequest
 from autointerp.model import Layer, Readout
 from autointerp.pipeline.llm_scores import (
-    control_heads,
+    control_units,
     controls_of,
     donor_descriptions,
     generic_descriptions,
-    order_heads,
+    order_units,
     scorer_items,
 )
 from autointerp.pipeline.plan import NOTHING_ASKED
@@ -409,16 +409,16 @@ def test_donors_are_no_twins() -> None:
 
 def test_a_fifth_of_the_heads_runs_controls_and_a_tenth_a_second_order() -> None:
     heads = [Head(layer=n // 12, index=n % 12) for n in range(144)]
-    assert len(control_heads(heads, 0)) == 29
-    assert len(order_heads(heads, 0)) == 14
-    assert order_heads(heads, 0) <= control_heads(heads, 0)
-    assert control_heads(heads, 0) != control_heads(heads, 1)
-    assert len(control_heads(heads[:8], 0)) == 8
-    assert len(control_heads(heads[:20], 0)) == 10
-    assert len(order_heads(heads[:4], 0)) == 1
-    able = set(heads) - order_heads(heads, 0)
-    assert len(order_heads(heads, 0, able)) == 14 and order_heads(heads, 0, able) <= able
-    assert order_heads(heads, 0, set()) == frozenset()
+    assert len(control_units(heads, 0)) == 29
+    assert len(order_units(heads, 0)) == 14
+    assert order_units(heads, 0) <= control_units(heads, 0)
+    assert control_units(heads, 0) != control_units(heads, 1)
+    assert len(control_units(heads[:8], 0)) == 8
+    assert len(control_units(heads[:20], 0)) == 10
+    assert len(order_units(heads[:4], 0)) == 1
+    able = set(heads) - order_units(heads, 0)
+    assert len(order_units(heads, 0, able)) == 14 and order_units(heads, 0, able) <= able
+    assert order_units(heads, 0, set()) == frozenset()
 
 
 def test_the_guess_sees_no_evidence() -> None:
@@ -523,7 +523,7 @@ def test_at_most_four_calls_a_head_with_log_probabilities(place: Path, tmp_path:
     heads = [r.head for r in result.reports]
     repeated = {(s.scorer, r.head): s.details for r in result.reports for s in r.scores if "judge_repeats" in s.details}
     able = {name: {r.head for r in result.reports for s in r.scores if s.scorer == name} for name in SCORED}
-    assert set(repeated) == {(n, h) for n in SCORED if able[n] for h in order_heads(heads, config.seed, able[n])}
+    assert set(repeated) == {(n, h) for n in SCORED if able[n] for h in order_units(heads, config.seed, able[n])}
     for (name, _), details in repeated.items():
         assert (details["judge_repeats"], details["second_judge"]) == (5, "scripted")
         assert abs(float(details["second_judge_agreement"] or 0)) < 1

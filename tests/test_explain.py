@@ -18,7 +18,7 @@ from autointerp.explain import Explanation, LanguageExplainer, explain_prompt
 from autointerp.explain.detectors import CLAIMS, describe
 from autointerp.explain.language import USED_UP, LanguageSettings
 from autointerp.explain.view import drop_examples, evidence_view
-from autointerp.llm import Capabilities, ChatRequest, estimate_prompt
+from autointerp.llm import Capabilities, ChatRequest, PromptRoom, Room, estimate_prompt
 from autointerp.predicate import parse
 from autointerp.prompting import Templates
 from autointerp.records import LABELS, Description, Evidence, Failure, Head, Interval, Reading, TokenTotal
@@ -323,11 +323,15 @@ def test_numbers_that_are_undefined_do_not_break_the_prompt() -> None:
     assert '"percentile_among_heads": null' in prompt.messages[1]["content"]
 
 
+def room_of(context: int) -> Room:
+    return PromptRoom(Capabilities(context=context)).of(LanguageSettings().max_tokens)
+
+
 @pytest.mark.parametrize("context", [5600, 4800, 4200])
 def test_the_prompt_fits_the_servers_context(context: int) -> None:
     evidence = made_evidence(random.Random(2), HEAD, per_stratum=3)
     whole, none = explain_prompt(evidence, Templates(), LanguageSettings())
-    prompt, notes = explain_prompt(evidence, Templates(), LanguageSettings(), context)
+    prompt, notes = explain_prompt(evidence, Templates(), LanguageSettings(), room_of(context))
     assert not none
     assert notes
     assert "examples left out" in notes[0]
@@ -339,7 +343,7 @@ def test_the_prompt_fits_the_servers_context(context: int) -> None:
 
 def test_a_context_too_small_for_any_example_is_a_failure_of_the_head() -> None:
     with pytest.raises(BadInput, match="without any example"):
-        explain_prompt(handmade(), Templates(), LanguageSettings(), 1500)
+        explain_prompt(handmade(), Templates(), LanguageSettings(), room_of(1500))
     explanation, chat = explained(REPLY, context=1500)
     assert isinstance(explanation.outcome, Failure)
     assert not chat.requests

@@ -17,14 +17,20 @@ import pytest
 
 from autointerp.chat import ChatOptions, FakeChat, Memory, chat_session
 from autointerp.llm import (
+    MAX_PROMPT_TOKENS,
     Answer,
     Capabilities,
+    ChatReply,
     ChatRequest,
     ClientOptions,
     OpenAIChat,
+    PromptRoom,
+    Room,
+    Usage,
     ask,
     capability_table,
     content_hash,
+    estimate_prompt,
     probe,
 )
 from autointerp.records import Failure
@@ -68,7 +74,7 @@ def test_only_an_enforced_schema_counts(enforce: bool) -> None:
     chat = FakeChat(answer)
     found = asyncio.run(probe(chat))
     assert (found.json_schema, found.json_object, found.logprobs, found.seed) == (enforce, True, False, True)
-    assert len({content_hash(r) for r in chat.requests}) == len(chat.requests) <= 7
+    assert len({content_hash(r) for r in chat.requests}) == len(chat.requests) <= 8
     rows = dict(capability_table(found))
     assert rows["json_schema"] == ("enforced" if enforce else "not enforced")
 
@@ -81,6 +87,16 @@ def test_a_server_that_refuses_everything_special_is_still_usable() -> None:
     wire = Wire(plain)
     found = asyncio.run(probe(wire.chat))
     assert found.reply_format == "text" and not found.logprobs and not found.seed
+
+
+@pytest.mark.parametrize(("usage", "ratio"), [(lambda size: 2 * size, 2.0), (lambda size: size // 2, 1.0), (None, 1.0)])
+def test_the_tokenizer_is_compared_with_the_estimate(usage: Callable[[int], int] | None, ratio: float) -> None:
+    def answer(asked: ChatRequest) -> Any:
+        size = 0 if usage is None else usage(estimate_prompt(asked))
+        told = Usage(prompt_tokens=size, completion_tokens=1, estimated=usage is None)
+        return ChatReply(text="2", usage=told, finish_reason="stop")
+
+    assert asyncio.run(probe(FakeChat(answer))).token_ratio == ratio
 
 
 def test_a_session_probes_once_and_then_asks_nothing(tmp_path: Path) -> None:
@@ -129,6 +145,30 @@ def test_the_context_length_is_found(name: str) -> None:
 
     chat = OpenAIChat("m", ClientOptions(base_url="http://host.test/v1"), httpx2.MockTransport(serve))
     assert asyncio.run(describe_server(chat, Capabilities())).context == length
+
+
+# --- the room of prompts
+
+
+def test_prompts_have_the_room_that_the_server_leaves() -> None:
+    assert PromptRoom(Capabilities()).of(700) == Room(MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS)
+    small = PromptRoom(Capabilities(context=4000)).of(700)
+    assert small.wanted == small.limit < 4000 - 700
+    letters = PromptRoom(Capabilities(context=16_384, token_ratio=2.2)).of(1_200)
+    assert 2.2 * letters.wanted <= MAX_PROMPT_TOKENS < 2.2 * letters.limit <= 16_384 - 1_200
+
+
+def test_a_refusal_makes_all_later_prompts_shorter_and_those_under_way_teach_it_once() -> None:
+    room = PromptRoom(Capabilities(context=9000))
+    before = room.of(700)
+    step = room.step
+    assert all(room.refused(step) for _ in range(8))
+    once = room.of(700)
+    assert 0.5 * before.limit < once.limit < 0.7 * before.limit
+    tries = 1
+    while room.refused(room.step):
+        tries += 1
+    assert tries == 5 and room.of(700).limit < 0.1 * before.limit
 
 
 # --- everything at once

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autointerp.errors import BadInput, PredicateError
-from autointerp.predicate import ATTRIBUTES, Predicate, TokenRows, TokenTable, evaluate, parse
+from autointerp.predicate import ATTRIBUTES, Predicate, TokenRows, TokenTable, evaluate, parse, parse_positional
 from autointerp.predicate import tree as t
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +101,13 @@ def sources(expression: str, dst: int, words: list[str] | None = None) -> list[i
         ("nearest(src.is_capitalised) or nearest(src.is_punctuation)", 7, [4, 5]),
         ("not nearest(src.is_capitalised) and src.is_capitalised", 7, [1]),
         ("nearest(src.is_capitalised and not first(src.is_capitalised))", 7, [5]),
+        ("any(src == dst) and distance == 1", 6, [5]),
+        ("any(src == dst) and distance == 1", 2, []),  # any(..) never counts the destination itself
+        ("src == dst and any(src.is_punctuation and src.next.lower == 'the')", 6, [2, 6]),
+        ("src == dst and not any(src.is_punctuation and distance <= 1)", 6, [2, 6]),
+        ("src == dst and any(src.is_punctuation and distance <= 1)", 6, []),
+        ("any(nearest(src.is_capitalised) and src.prev.is_punctuation) and distance == 0", 7, [7]),
+        ("any(nearest(src.is_capitalised) and src.prev.is_punctuation) and distance == 0", 4, []),
     ],
 )
 def test_every_construct_on_one_row(expression: str, dst: int, expected: list[int]) -> None:
@@ -225,6 +232,7 @@ def test_bad_rows_are_refused() -> None:
         ("src.is_word\n  and\tdst.is_word", "src.is_word and dst.is_word"),
         (r"src.text == '\n\"\x41\\'", r'src.text == "\n\"A\\"'),
         ("nearest( src.is_word )", "nearest(src.is_word)"),
+        ("not any( src.is_word or dst==src )", "not any(src.is_word or dst == src)"),
     ],
 )
 def test_canonical_text(text: str, canonical: str) -> None:
@@ -241,6 +249,7 @@ def test_node_count() -> None:
     assert parse("1 <= distance <= 4").n_nodes == 4
     assert parse('not src.lower in {"a", "b", "c"}').n_nodes == 4
     assert parse("nearest(src == dst and distance > 0)").n_nodes == 8
+    assert parse("any(src == dst and distance > 1)").n_nodes == 8
 
 
 @pytest.mark.parametrize(
@@ -262,6 +271,10 @@ def test_node_count() -> None:
         ("closest(src.is_word)", 0, "unknown function"),
         ("neares(src.is_word)", 0, "did you mean nearest"),
         ("nearest(src.is_word, 2)", 0, "one argument"),
+        ("any()", 0, "one argument"),
+        ("any(dst.is_word)", 8, "says nothing of an earlier token"),
+        ("any(any(src.is_word))", 4, "says nothing of an earlier token"),
+        ("anny(src.is_word)", 0, "did you mean any"),
         ("nearest()", 0, "one argument"),
         ("nearest(x=src.is_word)", 0, "one argument"),
         ("src.text.startwith('a')", 9, "did you mean startswith"),
@@ -376,6 +389,7 @@ FRAGMENTS = st.sampled_from(
         "nearest(",
         "first(",
         "all(",
+        "any(",
         "True",
         "\\",
         "\n",
@@ -469,6 +483,7 @@ def _grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         several.map(_junction(t.Or)),
         inner.map(t.Not),
         st.builds(t.Select, st.sampled_from(["nearest", "first", "all"]), inner),
+        inner.filter(t.names_source).map(t.AnyBefore),
     )
 
 
@@ -555,6 +570,8 @@ class Reference:
             matching = [s for s in range(dst + 1) if self.holds(node.operand, dst, s)]
             chosen = {"nearest": matching[-1:], "first": matching[:1], "all": matching}[node.choice]
             return src in chosen
+        if isinstance(node, t.AnyBefore):
+            return any(self.holds(node.operand, dst, s) for s in range(dst))
         if isinstance(node, t.Compare):
             values = [self.value(operand, dst, src) for operand in node.operands]
             return all(self.compare(*triple) for triple in zip(values, node.signs, values[1:], strict=False))
@@ -616,18 +633,38 @@ def test_blocks_of_rows_give_what_single_rows_give() -> None:
 # --- the documentation
 
 
+def _documented(path: str) -> str:
+    """A page or a template, with the list of attributes that the templates include."""
+    attributes = (ROOT / "prompts/predicate_attributes.jinja").read_text(encoding="utf-8")
+    return (ROOT / path).read_text(encoding="utf-8").replace('{% include "predicate_attributes.jinja" %}', attributes)
+
+
 @pytest.mark.parametrize("path", ["docs/predicates.md", "prompts/predicate_language.jinja"])
 def test_documented_examples_parse(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = _documented(path)
     examples = re.findall(r"^- `([^`]+)`: ", text, flags=re.MULTILINE)
     assert len(examples) >= 10
     for example in examples:
         parse(example)
-    for name in [*ATTRIBUTES, "prev", "next", "nearest", "first", "all", "distance"]:
+    for name in [*ATTRIBUTES, "prev", "next", "nearest", "first", "all", "any", "distance"]:
+        assert name in text
+
+
+def test_the_examples_of_positional_predicates_parse() -> None:
+    text = _documented("prompts/positional_language.jinja")
+    examples = re.findall(r"^- `([^`]+)`: ", text, flags=re.MULTILINE)
+    assert len(examples) >= 10
+    for example in examples:
+        parse_positional(example)
+    conditions = text.split("Conditions:")[1].split("  and, or,")[0]
+    for condition in re.split(r"\s{3,}|\n", conditions):
+        if condition.strip():
+            parse_positional(condition.strip())
+    for name in [*ATTRIBUTES, "prev", "next", "any", "distance"]:
         assert name in text
 
 
 def test_the_prompt_is_plain_text_for_jinja() -> None:
-    text = (ROOT / "prompts/predicate_language.jinja").read_text(encoding="utf-8")
+    text = _documented("prompts/predicate_language.jinja")
     assert not re.search(r"{{|}}|{%|%}|{#|#}", text)
     assert len(text.splitlines()) <= 60

@@ -18,7 +18,7 @@ from report_fixtures import RUN, head_report, write_run
 from autointerp.errors import RunFolderError
 from autointerp.records import HeadReport
 from autointerp.report import card_text, html, write_reports
-from autointerp.report.command import head_command
+from autointerp.report.command import unit_command
 from autointerp.report.csv import COLUMNS, read_heads_csv
 from autointerp.report.data import card, example_json
 from autointerp.report.figures import calibration, scatter
@@ -66,9 +66,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_csv_has_the_columns_of_the_contract_and_reads_back(run: Path) -> None:
-    assert ",".join(COLUMNS) == CONTRACT
+    assert ",".join(COLUMNS) == f"{CONTRACT},k,rounds"
     lines = list(csv.reader((run / "heads.csv").open(encoding="utf-8", newline="")))
-    assert ",".join(lines[0]) == CONTRACT and len(lines) == 1 + len(KINDS)
+    assert ",".join(lines[0]) == ",".join(COLUMNS) and len(lines) == 1 + len(KINDS)
     rows = read_heads_csv(run / "heads.csv")
     for row, report in zip(rows, reports(), strict=True):
         assert row["head"] == str(report.head) and row["verdict"] == report.judgement.verdict
@@ -238,19 +238,19 @@ def test_the_terminal_card_says_what_matters_and_nothing_that_moves_the_cursor()
 @pytest.mark.parametrize(
     ("config", "command", "wanted"),
     [
-        ({"model": "m"}, None, "autointerp describe-head @HEAD@ --model m --out runs/@HEAD@"),
+        ({"model": "m"}, None, "autointerp describe-head @UNIT@ --model m --out runs/@UNIT@"),
         ({}, "autointerp describe-all-heads --model 'a b' --heads 0.* --out=x",
-        "autointerp describe-head @HEAD@ --model 'a b' --out runs/@HEAD@"),
+        "autointerp describe-head @UNIT@ --model 'a b' --out runs/@UNIT@"),
         ({}, "autointerp describe-head L1H2 --seed 3",
-        "autointerp describe-head @HEAD@ --seed 3 --out runs/@HEAD@"),
+        "autointerp describe-head @UNIT@ --seed 3 --out runs/@UNIT@"),
         ({}, "autointerp describe-head --seed 3 L1H2",
-        "autointerp describe-head @HEAD@ --seed 3 --out runs/@HEAD@"),
+        "autointerp describe-head @UNIT@ --seed 3 --out runs/@UNIT@"),
         ({"corpus": ["a", "b"], "seed": 0}, "unreadable '",
-        "autointerp describe-head @HEAD@ --corpus a --corpus b --out runs/@HEAD@"),
+        "autointerp describe-head @UNIT@ --corpus a --corpus b --out runs/@UNIT@"),
     ],
 )  # fmt: skip
 def test_the_command_that_reproduces_a_head(config: dict[str, object], command: str | None, wanted: str) -> None:
-    assert head_command(config, command) == wanted
+    assert unit_command(config, command) == wanted
 
 
 def test_costs_are_shown_and_a_run_without_an_llm_says_so(run: Path, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from autointerp.agent import arguments as a
 from autointerp.agent import measured, predicates, real_rows, texts
 from autointerp.agent.plain import ERROR_CHARACTERS, bounded
 from autointerp.agent.probe import probe
-from autointerp.agent.requests import Request, RequestError, cost, typed
+from autointerp.agent.requests import Request, RequestError, cost, said, typed
 from autointerp.agent.subject import LabData as LabData
 from autointerp.agent.subject import Subject
 from autointerp.agent.trials import MOST_EFFECTS, Trial
@@ -35,7 +37,8 @@ class Laboratory:
         self._survey: real_rows.Survey | None = None
 
     def run(self, request: Request) -> dict[str, object]:
-        """The answer, or `{"error": ...}` for what is no request or cannot be done. At most some 1500 characters."""
+        """The answer, or `{"error": ...}` for what is no request or cannot be done; no request makes it raise. At most
+        some 1500 characters."""
         found = typed(request)
         if isinstance(found, RequestError):
             return {"error": found.reason}
@@ -43,6 +46,8 @@ class Laboratory:
             return bounded(self._answer(request.name, found))
         except PredicateError as error:
             return _error(f"the predicate does not parse: {error}")
+        except ValidationError as error:  # of what an experiment composes from its arguments
+            return _error(said(error, request.name))
         except BadInput as error:
             return _error(str(error).replace(self._subject.model.name, "the model"))
         except ModelError:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from autointerp.agent.allowance import AllowanceSpent
@@ -28,6 +29,7 @@ from autointerp.agent.spec import LoopSpec
 from autointerp.agent.standing import Standing, standing_of
 from autointerp.agent.state import LoopState
 from autointerp.agent.steps import (
+    Material,
     Reply,
     Step,
     StepAsker,
@@ -187,13 +189,8 @@ class HeadLoop:
         return turn.model_copy(update=found)
 
     async def _ask(self, step: Step[T], more: Plain) -> Reply[T]:
-        turns = self._state.turns
-        evidence = self._inputs.evidence
-
-        def history(detail: int) -> Plain:
-            return history_view(turns, detail)
-
-        return await self._inputs.asker.ask(step, evidence.head, evidence, history, more)
+        material = Material(self._inputs.evidence, partial(history_view, self._state.turns), more)
+        return await self._inputs.asker.ask(step, material)
 
     async def _scored(self, claim: Claim) -> Hypothesis:
         said = claim.description

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from autointerp.agent import arguments as a
 
@@ -79,7 +78,7 @@ def parse_request(name: str, arguments: object) -> Request | RequestError:
     try:
         found = _MODELS[name][0].model_validate(arguments)
     except ValidationError as error:
-        return RequestError(_reason(error.errors(include_url=False), name))
+        return RequestError(said(error, name))
     except (RecursionError, TypeError, ValueError, OverflowError) as error:
         return RequestError(f"arguments of {name} cannot be read ({type(error).__name__})")
     return Request(name, found.model_dump(mode="json"))
@@ -120,8 +119,9 @@ def _fed(texts: Iterable[str]) -> int:
     return sum(len(text.encode("utf-8", "surrogatepass")) + 1 for text in texts)
 
 
-def _reason(errors: list[ErrorDetails], name: str) -> str:
-    first = errors[0]
+def said(error: ValidationError, name: str) -> str:
+    """The first thing that is wrong with the arguments of an experiment, in words that help to write better ones."""
+    first = error.errors(include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     where = _cut(where, 60) or name
     context = first.get("ctx", {})

@@ -1,7 +1,8 @@
 """The three questions of the loop: other hypotheses, experiments, a revision. One closed schema and one template each.
 
-1. The prompt holds the evidence, what was tried so far and the rules of the step, all as JSON in marked blocks. It is
-   cut until it fits: examples first, then the numbers of earlier rounds, then the rest of the examples.
+1. The prompt holds the evidence, what was tried so far and the rules of the step, all as JSON in marked blocks. Where
+   experiments stand in it, the evidence is brief. It has the room of all prompts of the run, and is cut until it fits:
+   examples first, then the numbers of earlier rounds; what is left of both only where the server could not read it.
 2. The reply follows the schema as strictly as the server can. Experiments may also come as calls of tools, where the
    server has them (`tool_calls`): their schemas are the same, and so is what becomes of a call. They are read one by
    one: a request that is none stays in the answer as one that was refused, since a repair would cost a call and teach
@@ -20,25 +21,26 @@ from autointerp.agent.requests import TOOLS
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.tool_calls import Called, Calls, ask_by_tools, with_tools
 from autointerp.agent.tool_schemas import bare, closed, tool_specs
-from autointerp.agent.view import DETAILS
-from autointerp.explain.language import SHRINK, SHRINKS
+from autointerp.agent.view import DETAILS, FEWEST, brief_examples, brief_view
+from autointerp.explain.language import FEW_EXAMPLES
 from autointerp.explain.view import drop_examples, evidence_view
 from autointerp.llm import (
     CONTEXT,
     Answer,
     Capabilities,
     ChatRequest,
+    PromptRoom,
     Usage,
     ask,
     estimate_prompt,
+    fitted,
     json_objects,
 )
 from autointerp.prompting import Prompt, Templates
 from autointerp.records import LABELS, Evidence, Failure, Head
 
-MAX_PROMPT_TOKENS = 12_000
 THOUGHT = 400
-FEW_EXAMPLES = 6
+REPAIRS = 1  # a further one would cost as much as the next step
 CALL = (
     "Call the functions that come with this request in place of writing the JSON object: one call for each experiment, "
     "at most {most}. Write what you want to find out as text beside the calls."
@@ -49,13 +51,15 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step(Generic[T]):
-    """One question: its template, the schema of the reply, how the reply is read, and how calls of tools answer it."""
+    """One question: its template, the schema of the reply, how the reply is read, and how calls of tools answer it;
+    `brief`: whether what experiments show takes the place of most of the evidence."""
 
     template: str
     schema: Plain
     read: Callable[[Plain], T]
     max_tokens: int
     calls: Calls[T] | None = None
+    brief: bool = True
 
     @property
     def purpose(self) -> str:
@@ -83,7 +87,8 @@ class Revised:
 def hypotheses_step(most: int) -> Step[tuple[Claim, ...]]:
     """Other hypotheses than the first one."""
     items = {"type": "array", "items": CLAIM, "minItems": 1, "maxItems": most}
-    return Step("agent_hypotheses", closed({"hypotheses": items}), lambda r: _read_hypotheses(r, most), 500 * most)
+    schema = closed({"hypotheses": items})
+    return Step("agent_hypotheses", schema, lambda r: _read_hypotheses(r, most), 500 * most, brief=False)
 
 
 def experiments_step(most: int, *, by_tools: bool = False) -> Step[Asked]:
@@ -122,45 +127,54 @@ class Reply(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Material:
+    """What a prompt is made of: the evidence, what was tried so far in a given detail, and the values of its step."""
+
+    evidence: Evidence
+    history: Callable[[int], Plain]
+    more: Plain
+
+
+@dataclass(frozen=True)
 class StepAsker:
-    """Asks the questions of one run; all settings change replies."""
+    """Asks the questions of one run; all settings change replies. `room`: of all prompts of the run."""
 
     chat: LoopChat
     capabilities: Capabilities
     templates: Templates
     temperature: float
     seed: int
+    room: PromptRoom
     instruction: str = ""
 
-    async def ask(
-        self, step: Step[T], head: Head, evidence: Evidence, history: Callable[[int], Plain], more: Plain
-    ) -> Reply[T]:
+    async def ask(self, step: Step[T], material: Material) -> Reply[T]:
         """A checked answer or a Failure. Raises AllowanceSpent, BudgetExceeded or ServerError."""
-        room = min(MAX_PROMPT_TOKENS, (self.capabilities.context or 1 << 30) - step.max_tokens - 64)
         paid, note = Usage(), ""
-        for _ in range(SHRINKS):
-            prompt = self._fitting(step, evidence, history, more, room)
-            if isinstance(prompt, Failure):
-                return Reply(prompt, paid, note)
-            reply = await self._answered(step, self._request(step, prompt, head))
+        while True:
+            tried = self.room.step
+            reply = await self._once(step, material)
             paid, note = paid + reply.usage, note or reply.note
-            if not isinstance(reply.answer, Failure) or reply.answer.stage != CONTEXT:
-                break
-            room = int(SHRINK * room)  # tokenizers differ: what we took for short enough was not, and nothing was paid
+            too_long = isinstance(reply.answer, Failure) and reply.answer.stage == CONTEXT
+            if not too_long or not self.room.refused(tried):
+                return Reply(reply.answer, paid, note)
             step = replace(step, calls=None) if note else step
-        return Reply(reply.answer, paid, note)
 
-    async def _answered(self, step: Step[T], request: ChatRequest) -> Reply[T]:
-        called: Called[T] | None = None
-        if step.calls is not None:
-            called = await ask_by_tools(self.chat, request, step.calls, step.read, self.capabilities)
-            if called.answer is not None:
-                return Reply(called.answer, called.usage, called.note)
-        answer = await ask(self.chat, request, step.read, self._repair, self.capabilities)
-        usage = answer.usage if isinstance(answer, Answer) else _guessed(request, answer)
-        if called is None:
-            return Reply(answer, usage)
-        return Reply(called.then(answer), called.usage + usage, called.note)
+    async def _once(self, step: Step[T], material: Material) -> Reply[T]:
+        """By tools where the step has some, and in the JSON protocol where that gave nothing."""
+        request = self._fitting(step, material)
+        if isinstance(request, Failure):
+            return Reply(request, Usage())
+        if step.calls is None:
+            return await self._as_json(step, request)
+        called: Called[T] = await ask_by_tools(self.chat, request, step.calls, step.read, self.capabilities)
+        if called.answer is not None:
+            return Reply(called.answer, called.usage, called.note)
+        reply = await self._once(replace(step, calls=None), material)
+        return Reply(called.then(reply.answer), called.usage + reply.usage, called.note)
+
+    async def _as_json(self, step: Step[T], request: ChatRequest) -> Reply[T]:
+        answer = await ask(self.chat, request, step.read, self._repair, self.capabilities, repairs=REPAIRS)
+        return Reply(answer, answer.usage if isinstance(answer, Answer) else _guessed(request, answer))
 
     def _request(self, step: Step[T], prompt: Prompt, head: Head) -> ChatRequest:
         return ChatRequest(
@@ -178,33 +192,39 @@ class StepAsker:
     def _repair(self, reason: str) -> str:
         return self.templates.render("repair", {"reason": reason}).messages[-1]["content"]
 
-    def _fitting(
-        self, step: Step[T], evidence: Evidence, history: Callable[[int], Plain], more: Plain, limit: int
-    ) -> Prompt | Failure:
-        examples, detail = evidence.examples, DETAILS
+    def _fitting(self, step: Step[T], material: Material) -> ChatRequest | Failure:
+        """The request with as much of evidence and history as there is room for."""
+        room, evidence = self.room.of(step.max_tokens), material.evidence
+        examples = brief_examples(evidence.examples) if step.brief else evidence.examples
+        show, detail = brief_view if step.brief else evidence_view, DETAILS
+        more = {**material.more, "tools": []} if step.calls is not None else material.more  # sent beside the prompt
         while True:
             values = {
-                "evidence": evidence_view(evidence, examples),
-                "history": history(detail),
+                "evidence": show(evidence, examples),
+                "history": material.history(detail),
                 "labels": list(LABELS),
                 "instruction": self.instruction,
                 **more,
             }
-            prompt = self.templates.render(step.template, values)
-            if self._size(prompt, step) <= limit:
-                return prompt
+            request = self._request(step, self.templates.render(step.template, values), evidence.head)
+            spare = len(examples) > FEW_EXAMPLES or detail > FEWEST
+            if self._size(request, step) <= (room.wanted if spare else room.limit):
+                return request
             if len(examples) > FEW_EXAMPLES or (examples and detail == 0):
                 examples = drop_examples(examples)
             elif detail > 0:
                 detail -= 1
             else:
-                reason = f"the prompt of {step.template} does not fit {limit} tokens. Give the server more context."
+                reason = (
+                    f"the prompt of {step.template} does not fit {room.limit} tokens. Give the server more context."
+                )
                 return Failure(stage=CONTEXT, reason=reason)
 
-    def _size(self, prompt: Prompt, step: Step[T]) -> int:
-        # Some servers get the schema in the prompt, others turn it into one.
-        by_schema = ChatRequest(messages=prompt.messages, json_schema=step.schema)
-        by_tools = 0 if step.calls is None else estimate_prompt(with_tools(by_schema, step.calls))
+    def _size(self, request: ChatRequest, step: Step[T]) -> int:
+        """Of what a prompt is made of: a schema that the server enforces is none of it, unlike tools."""
+        asked = fitted(request, self.capabilities)
+        by_schema = asked.changed(json_schema=None) if asked.reply_format == "schema" else asked
+        by_tools = 0 if step.calls is None else estimate_prompt(with_tools(request, step.calls))
         return max(estimate_prompt(by_schema), by_tools)
 
 

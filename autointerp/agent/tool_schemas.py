@@ -13,9 +13,11 @@ Plain = dict[str, Any]
 
 
 def tools_shown() -> list[Plain]:
-    """The experiments as a prompt lists them."""
+    """The experiments as a prompt lists them; what an argument means is said once."""
+    said: set[str] = set()
     return [
-        {"tool": tool.name, "does": tool.description, "arguments": _arguments(tool.schema)} for tool in TOOLS.values()
+        {"tool": tool.name, "does": tool.description, "arguments": _arguments(tool.schema, said)}
+        for tool in TOOLS.values()
     ]
 
 
@@ -24,18 +26,20 @@ def tool_specs() -> tuple[ToolSpec, ...]:
     return tuple(ToolSpec(name=t.name, description=t.description, parameters=bare(t.schema)) for t in TOOLS.values())
 
 
-def _arguments(schema: Mapping[str, Any]) -> Any:
-    """A schema in a few words: names with types, bounds and what they mean."""
+def _arguments(schema: Mapping[str, Any], said: set[str]) -> Any:
+    """A schema in a few words: names with types, bounds, and what they mean unless that was `said`."""
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "object":
-        return {name: _arguments(part) for name, part in schema.get("properties", {}).items()}
+        return {name: _arguments(part, said) for name, part in schema.get("properties", {}).items()}
     if schema.get("type") == "array":
-        return [_arguments(schema.get("items", {})), f"at most {schema.get('maxItems', 'a few')}"]
+        return [_arguments(schema.get("items", {}), said), f"at most {schema.get('maxItems', 'a few')}"]
     default = f", default {json.dumps(schema['default'])}" if "default" in schema else ""
     longest = f", at most {schema['maxLength']} characters" if "maxLength" in schema else ""
-    means = f": {schema['description']}" if "description" in schema else ""
-    return f"{schema.get('type', 'value')}{longest}{default}{means}"
+    means = schema.get("description", "")
+    new = f": {means}" if means and means not in said else ""
+    said.add(means)
+    return f"{schema.get('type', 'value')}{longest}{default}{new}"
 
 
 def bare(schema: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 
 from autointerp.chat.rules_agent import ask_experiments, other_hypotheses, revise
 from autointerp.chat.rules_claims import RULES, Seen, claim
+from autointerp.chat.rules_features import change, describe_unit, detect, is_about_unit, simulate
 from autointerp.errors import ChatFailed
 from autointerp.llm import Capabilities, ChatReply, ChatRequest, Endpoint, Usage, by_characters, estimate_prompt
 
@@ -98,7 +99,7 @@ def _revision(blocks: Plain) -> Plain:
 
 def _guess(blocks: Plain) -> Plain:
     looks_at, _ = RULES["previous_token"]
-    return {"looks_at": looks_at, "writes": "Raises what usually follows.", "conditions": ""}
+    return {"looks_at": looks_at, "writes": "Raises what usually follows.", "conditions": "Everywhere."}
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _letter(words: _Words, item: Mapping[str, Any]) -> str:
 
 
 def _detection(blocks: Plain) -> Plain:
+    if is_about_unit(blocks.get("DESCRIPTION", {})):
+        return detect(blocks["DESCRIPTION"], blocks.get("ITEMS", []))
     words = _Words.of(blocks.get("DESCRIPTION", {}))
     answers = {}
     for number, item in enumerate(blocks.get("ITEMS", []), 1):
@@ -148,12 +151,22 @@ def _detection(blocks: Plain) -> Plain:
 
 
 def _effect(blocks: Plain) -> Plain:
+    if is_about_unit(blocks.get("DESCRIPTION", {})):
+        return change(blocks["DESCRIPTION"], blocks.get("ITEMS", []))
     raises = "raises the attended" in str(blocks.get("DESCRIPTION", {}).get("writes", "")).lower()
     rows = {}
     for number, item in enumerate(blocks.get("ITEMS", []), 1):
         src = str(item.get("src", "")).strip()
         rows[str(number)] = [5 if raises and str(c).strip() == src else 0 for c in item.get("candidates", [])]
     return {"rows": rows}
+
+
+def _unit(blocks: Plain) -> Plain:
+    return describe_unit(blocks.get("EVIDENCE", {}))
+
+
+def _simulation(blocks: Plain) -> Plain:
+    return simulate(blocks.get("DESCRIPTION", {}), blocks.get("ITEMS", []))
 
 
 ANSWERS: dict[str, Callable[[Plain], Plain]] = {
@@ -165,4 +178,6 @@ ANSWERS: dict[str, Callable[[Plain], Plain]] = {
     "choices": _pointing,
     "answers": _detection,
     "changes": _effect,
+    "feature_description": _unit,
+    "strengths": _simulation,
 }

@@ -26,6 +26,7 @@ from autointerp.llm import (
     Endpoint,
     OpenAIChat,
     Prices,
+    PromptRoom,
     ReplyCache,
     Usage,
     describe_server,
@@ -57,13 +58,15 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class ChatSession:
-    """A chat model ready for use: cached, logged and within its budget. `notes` are lines for the user."""
+    """A chat model ready for use: cached, logged and within its budget. `notes` are lines for the user; `room` is how
+    long prompts may be, as far as that is known by now."""
 
     chat: ChatModel
     capabilities: Capabilities
     endpoint: Endpoint
     budget: Budget
     notes: tuple[str, ...]
+    room: PromptRoom
 
 
 @asynccontextmanager
@@ -82,7 +85,7 @@ async def chat_session(
         budget = Budget(find_prices("", "http://localhost"), **limits)
         capabilities = await local.capabilities()
         chat = CachedChat(BudgetedChat(local, budget), local.endpoint, cache, log, options.concurrency)
-        yield ChatSession(chat, capabilities, local.endpoint, budget, ())
+        yield ChatSession(chat, capabilities, local.endpoint, budget, (), PromptRoom(capabilities))
         return
     server = OpenAIChat(options.llm, options.client)
     try:
@@ -93,7 +96,9 @@ async def chat_session(
         chat = CachedChat(within, server.endpoint, cache, log, options.concurrency)
         asked = CachedChat(within, server.endpoint, Memory(), log, options.concurrency) if fresh else chat
         capabilities = await _capabilities(server, asked, cache, fresh=fresh)
-        yield ChatSession(chat, capabilities, server.endpoint, budget, (*notes, *_price_note(prices, server)))
+        budget.expect(capabilities.token_ratio)
+        said = (*notes, *_price_note(prices, server))
+        yield ChatSession(chat, capabilities, server.endpoint, budget, said, PromptRoom(capabilities))
     finally:
         await server.aclose()
 

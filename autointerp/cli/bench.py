@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLANTED_SEEDS, CONTROL_SEEDS, AGENT_SEEDS = "0,1,2", "0", "0"
 MAX_TOKENS, CONTEXT = 32_000, 96
+FEATURE_MAX_TOKENS = 40_000  # enough that 30 test documents hold a place where each unit is active
 # What decides about nonsense; the causal scorers could only refuse more of it.
 CONTROL_SCORERS = "predicate,pointing,detection,effect,ablation"
 # The loop is compared on what costs no call: nothing but describing takes tokens, and three runs end in minutes.
@@ -42,6 +43,10 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
                          f"(runs/<time>-bench-{name}); the same command with the same --out resumes")  # fmt: skip
         _run_options(one, AGENT_MAX_TOKENS if name == "agent" else MAX_TOKENS)
         explain_options(one)
+        if name == "planted":
+            one.add_argument("--units", dest="planted_units", choices=["heads", "features"], default="heads",
+                             help="heads (the default), or features: the neurons and the dictionary of other planted "
+                             "models")  # fmt: skip
         if name == "agent":
             one.add_argument("--heads", metavar="LIST", help='some heads only: "0.1,3.*,L5H0-L5H3"')
         one.set_defaults(run=run, bench=name, retry_failed=False, dry_run=False)
@@ -59,7 +64,9 @@ def _run_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
 
 
 def bench_planted(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """Descriptions of planted heads against the key."""
+    """Descriptions of planted heads, or neurons and latents, against the key."""
+    if arguments.planted_units == "features":
+        return _bench_features(arguments)
     screen = Screen()
     config, settings, seeds, folder = _prepared(arguments, screen)
     from autointerp.pipeline.bench_planted import bench_seed
@@ -78,6 +85,29 @@ def bench_planted(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     screen.close()
     _say(planted_result([head for run in runs for head in run.heads], config.explainer), folder)
     return 1 if any(run.result.failed for run in runs) else 0
+
+
+def _bench_features(arguments: argparse.Namespace) -> int:
+    screen = Screen()
+    arguments.units = "neurons"
+    arguments.max_tokens = FEATURE_MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
+    config, settings, seeds, folder = _prepared(arguments, screen)
+    from autointerp.pipeline.bench_features import bench_features_seed
+    from autointerp.pipeline.bench_features_report import features_result
+    from autointerp.pipeline.job import JobOptions
+
+    options = JobOptions(settings, "", arguments.retry_failed)
+    runs = []
+    for seed in seeds:
+        screen.note(f"seed {seed}: {folder / f'seed-{seed}'}")
+        runs.append(bench_features_seed(config, seed, folder / f"seed-{seed}", options, screen))
+        stopped = runs[-1].stopped
+        if stopped is not None:
+            screen.note(f"autointerp: {stopped}")
+            return stopped.exit_code
+    screen.close()
+    _say(features_result([unit for run in runs for unit in run.units], config.explainer), folder)
+    return 1 if any(run.failed for run in runs) else 0
 
 
 def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
@@ -129,7 +159,7 @@ def _say(result: BenchResult, folder: Path) -> None:
 
 def _prepared(arguments: argparse.Namespace, screen: Screen) -> tuple[RunConfig, Settings, list[int], Path]:
     """Options over environment; the explainer decided; seeds read; the folder named."""
-    from autointerp.cli.commands import resolved_run
+    from autointerp.cli.jobs import resolved_run
 
     arguments.agent = "off" if arguments.agent is None else arguments.agent
     arguments.lenses = "none" if arguments.lenses is None else arguments.lenses

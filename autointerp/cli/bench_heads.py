@@ -41,7 +41,7 @@ def heads_options(subparsers: Any) -> None:
 
 def bench_heads(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Run or read a run, and compare."""
-    from autointerp.cli.commands import resolved_run
+    from autointerp.cli.jobs import resolved_run
     from autointerp.pipeline.bench_heads import TableChoice, published_rows
     from autointerp.pipeline.bench_heads import bench_heads as compared
     from autointerp.pipeline.bench_heads_report import heads_result
@@ -73,7 +73,7 @@ def bench_heads(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _described(arguments: argparse.Namespace, choice: TableChoice, screen: Screen) -> tuple[Path, Asking | None, int]:
     """The main job on a model of the table; its folder, whom to ask, and the exit code."""
-    from autointerp.cli.commands import resolved_run
+    from autointerp.cli.jobs import resolved_run
     from autointerp.cli.sources import sources_of
     from autointerp.pipeline.bench_heads import checked_sources, published_rows
     from autointerp.pipeline.job import JobOptions, run_job

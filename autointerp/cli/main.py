@@ -1,6 +1,6 @@
 """Commands, their options and exit codes.
 
-0 done · 1 done, but some heads failed · 2 the request was wrong · 3 stopped at the budget · 4 too many failures ·
+0 done · 1 done, but some units failed · 2 the request was wrong · 3 stopped at the budget · 4 too many failures ·
 130 interrupted. Errors are one to three lines on standard error; `--debug` gives the traceback.
 """
 
@@ -18,6 +18,7 @@ from autointerp.cli import commands
 from autointerp.cli.bench import bench_options
 from autointerp.cli.compare import compare_options
 from autointerp.cli.entity_lens import entity_lens_options
+from autointerp.cli.features import activations_options, all_features_options, one_feature_options
 from autointerp.cli.interrupt import INTERRUPTED, ends_on_interrupt
 from autointerp.cli.logit_lens import logit_lens_options
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
@@ -73,15 +74,16 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
         prog="autointerp",
-        description="Describes what each attention head of a language model does, and tests every description.",
+        description="Describes what each attention head, neuron or SAE latent of a language model does, and tests "
+        "every description.",
         epilog="exit codes: 0 done, 1 done but some heads failed, 2 wrong request, 3 stopped at the budget, "
-        "4 too many heads failed, 130 interrupted",
+        "4 too many of them failed, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"autointerp {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
-        _describe_all, _describe_one, _multiples, _render, _report, _check, _compare, _probe,
-        _bench, _entity_lens, _selfie, _logit_lens, _patch, _replicate,
+        _describe_all, _describe_one, _multiples, _all_features, _one_feature, _activations, _render, _report, _check,
+        _compare, _probe, _bench, _entity_lens, _selfie, _logit_lens, _patch, _replicate,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -132,6 +134,19 @@ def _multiples(subparsers: Adder[argparse.ArgumentParser]) -> None:
     parser.add_argument("--format", choices=["table", "csv", "json", "html"], default="table")
     run_options(parser)
     parser.set_defaults(run=commands.multiples)
+
+
+def _all_features(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    text = "collect, describe, score and report neurons or SAE latents"
+    all_features_options(_command(subparsers, "describe-all-features", text))
+
+
+def _one_feature(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    one_feature_options(_command(subparsers, "describe-feature", "the same for one of them, and print its card"))
+
+
+def _activations(subparsers: Adder[argparse.ArgumentParser]) -> None:
+    activations_options(_command(subparsers, "activations", "ranked and random activations of one neuron or latent"))
 
 
 def _render(subparsers: Adder[argparse.ArgumentParser]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autointerp.config import DEFAULT_AGENT, SCORERS, RunConfig, Settings, check_lenses, chosen_lenses
+from autointerp.config import DEFAULT_AGENT, FEATURE_SCORERS, SCORERS, RunConfig, Settings, check_lenses, chosen_lenses
 from autointerp.errors import BadInput
 
 _LISTS = ("scorers", "lenses")
@@ -19,8 +19,8 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose model and text."""
     group = parser.add_argument_group("model and text")
     add = group.add_argument
-    add("--model", metavar="SPEC", help="demo (the default), planted[:SEED], a hub name, a local HuggingFace folder, "
-        "or file.py:callable / package.module:callable that returns a TransformerBridge")  # fmt: skip
+    add("--model", metavar="SPEC", help="demo (the default), planted[:SEED], planted-features[:SEED], a hub name, a "
+        "local HuggingFace folder, or file.py:callable / package.module:callable that returns a TransformerBridge")  # fmt: skip
     add("--corpus", metavar="SPEC", action="append", help="demo (the default), planted, a .txt (a document a "
         "paragraph), .jsonl, .csv or .parquet file, or hf:NAME[:SPLIT]; repeatable")  # fmt: skip
     add("--text-column", metavar="NAME", help="column of the text in .jsonl, .csv, .parquet and hf: (text)")
@@ -32,17 +32,32 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, metavar="N", help="windows run together; no result depends on it (8)")
 
 
-def explain_options(parser: argparse.ArgumentParser) -> None:
-    """Options of describing and scoring."""
+def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> None:
+    """Options of describing and scoring: heads, or else neurons and latents."""
     group = parser.add_argument_group("describing and scoring")
     add = group.add_argument
     add("--explainer", choices=["auto", "llm", "detectors"], help="auto (the default): llm where a server, a key or "
         "--llm is set, else detectors")  # fmt: skip
     add("--prompts", metavar="DIR", help="folder whose templates win over the shipped ones, name by name")
     add("--instruction", metavar="TEXT", help="text added to the explain prompt")
+    names, default = (SCORERS, "all but probe") if heads else (FEATURE_SCORERS, "all")
+    add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(names)} ({default})")
+    if heads:
+        _head_options(group)
+    server_options(parser)
+    group = parser.add_argument_group("budget")
+    add = group.add_argument
+    add("--budget-usd", type=float, metavar="X", help="stop before a request would pass this cost (exit code 3)")
+    add("--budget-tokens", type=int, metavar="N", help="stop before a request would pass this many tokens")
+    add("--price-input", type=float, metavar="X", help="USD a million prompt tokens, where the price list has none")
+    add("--price-output", type=float, metavar="X", help="USD a million reply tokens")
+
+
+def _head_options(group: argparse._ArgumentGroup) -> None:
+    """What only heads have: lenses on their writes, circuits, the agent loop, a second judge."""
+    add = group.add_argument
     add("--judge", metavar="NAME", help="a second model of the same server (AUTOINTERP_JUDGE), asked once more what "
         "the scorers ask on a tenth of the heads: how far the two agree (default: none)")  # fmt: skip
-    add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(SCORERS)} (all but probe)")
     add("--lenses", metavar="LIST", help="what each head writes, in words, as evidence: comma-separated, of logit, "
         "entity, selfie, or none (logit, and entity where vectors for the model exist; selfie takes minutes a head on "
         "large models)")  # fmt: skip
@@ -53,13 +68,6 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
     add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
         f"rounds of experiments, revision, where the verdict is open ({DEFAULT_AGENT} with an LLM explainer, else off; "
         "at most half of a budget)")  # fmt: skip
-    server_options(parser)
-    group = parser.add_argument_group("budget")
-    add = group.add_argument
-    add("--budget-usd", type=float, metavar="X", help="stop before a request would pass this cost (exit code 3)")
-    add("--budget-tokens", type=int, metavar="N", help="stop before a request would pass this many tokens")
-    add("--price-input", type=float, metavar="X", help="USD a million prompt tokens, where the price list has none")
-    add("--price-output", type=float, metavar="X", help="USD a million reply tokens")
 
 
 def server_options(parser: argparse.ArgumentParser) -> None:
@@ -73,12 +81,12 @@ def server_options(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=int, metavar="N", help="requests in flight (8)")
 
 
-def folder_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a run folder."""
+def folder_options(parser: argparse.ArgumentParser, noun: str = "heads") -> None:
+    """Options of a run folder; `noun`: what is described."""
     add = parser.add_argument
     add("--out", metavar="DIR", help="run folder (runs/<time>-<model>); the same command with the same --out resumes")
     add("--dry-run", action="store_true", help="collect evidence, print the calls, tokens and cost, send nothing")
-    add("--retry-failed", action="store_true", help="describe failed heads again")
+    add("--retry-failed", action="store_true", help=f"describe failed {noun} again")
 
 
 def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[RunConfig, Settings]:
@@ -88,12 +96,15 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tu
     for name in _LISTS:
         if isinstance(both.get(name), str):
             both[name] = tuple(part.strip() for part in both[name].split(",") if part.strip())
-    unknown = sorted(set(both.get("scorers", ())) - set(SCORERS))
+    known = FEATURE_SCORERS if both.get("units") else SCORERS
+    unknown = sorted(set(both.get("scorers", ())) - set(known))
     if unknown:
-        raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(SCORERS)}.")
+        raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(known)}.")
+    if both.get("units"):
+        both.setdefault("scorers", FEATURE_SCORERS)
     if "lenses" in both:
         both["lenses"] = chosen_lenses(both["lenses"])
-    if str(both.get("model", "")).partition(":")[0] == "planted":
+    if str(both.get("model", "")).partition(":")[0] in ("planted", "planted-features"):
         both.setdefault("corpus", ("planted",))  # it knows no other words
     if both.get("judge") and both["judge"] == both.get("llm"):
         raise BadInput(f"--judge {both['judge']!r} is the model of --llm. Name another one, or leave --judge out.")

@@ -16,12 +16,16 @@ def sources_of(config: RunConfig) -> Sources:
     """Where the model and the embedded texts of a config come from. Raises BadInput for `planted:` without a seed."""
     from autointerp.demo.model import weights_folder
     from autointerp.pipeline import Sources
+    from autointerp.planted.features import feature_seed_of, load_planted_features
     from autointerp.planted.model import load_planted, seed_of
 
     texts = partial(_embedded, "planted" if "planted" in config.corpus else "demo")
     seed = seed_of(config.model)
     if seed is not None:
         return Sources(config.model, texts, partial(load_planted, seed))
+    seed = feature_seed_of(config.model)
+    if seed is not None:
+        return Sources(config.model, texts, partial(load_planted_features, seed))
     return Sources(str(weights_folder()) if config.model == "demo" else config.model, texts)
 
 

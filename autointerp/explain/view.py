@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from autointerp.explain.words import lens_names, row_words
+from autointerp.feature_records import FeatureExample
 from autointerp.lens_records import HeadRowReading
 from autointerp.records import Evidence, Example, Source, TokenTotal, TokenValue
 
 BEFORE, AFTER, SOURCES = 40, 8, 3
 DROP_ORDER = ("quantile", "random", "contrast", "top")
 Plain = dict[str, Any]
+X = TypeVar("X", Example, FeatureExample)
 
 
 def evidence_view(evidence: Evidence, examples: tuple[Example, ...] | None = None) -> Plain:
@@ -44,7 +46,7 @@ def evidence_view(evidence: Evidence, examples: tuple[Example, ...] | None = Non
     }
 
 
-def drop_examples(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+def drop_examples(examples: tuple[X, ...]) -> tuple[X, ...]:
     """The examples without the last one of the first stratum of DROP_ORDER that still has more than two."""
     for least in (2, 0):
         for stratum in DROP_ORDER:

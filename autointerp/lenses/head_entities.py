@@ -39,7 +39,7 @@ from autointerp.lenses.entity_reader import EntityReader
 from autointerp.lenses.entity_run import PromptRunner
 from autointerp.lenses.head_vectors import HeadVectors
 from autointerp.model import LanguageModel
-from autointerp.records import Head
+from autointerp.records import Unit
 
 NULLS, REFERENCES, LEVEL = 19, 4, 0.05
 STEPS = 2  # of the norms of random vectors, in a doubling
@@ -73,12 +73,12 @@ class HeadEntities:
         self._known: dict[tuple[int, int], _Nulls] = {}
         self.tokens_fed = 0
 
-    def layer(self, head: Head, what: What) -> int:
+    def layer(self, head: Unit, what: What) -> int:
         """The layer whose task vector reads these vectors."""
         return self._nearest(head.layer if what == "output" else self._model.n_layers - 1)
 
     def read(
-        self, head: Head, what: What, vectors: Rows, documents: Sequence[str], n_rows: int
+        self, head: Unit, what: What, vectors: Rows, documents: Sequence[str], n_rows: int
     ) -> list[EntityVectorReading | None]:
         """Readings of the first `n_rows` vectors, the rest serve as controls; None for a vector of zeros."""
         layer = self.layer(head, what)

@@ -28,10 +28,12 @@ from autointerp.llm.request import (
     content_hash,
     request_hash,
 )
+from autointerp.llm.room import MAX_PROMPT_TOKENS, PromptRoom, Room
 from autointerp.llm.transport import ClientOptions, is_loopback
 
 __all__ = [
     "CONTEXT",
+    "MAX_PROMPT_TOKENS",
     "Answer",
     "Budget",
     "BudgetedChat",
@@ -45,7 +47,9 @@ __all__ = [
     "Endpoint",
     "OpenAIChat",
     "Prices",
+    "PromptRoom",
     "ReplyCache",
+    "Room",
     "TokenLogprobs",
     "ToolCall",
     "ToolSpec",

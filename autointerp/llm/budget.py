@@ -161,6 +161,11 @@ class Budget:
         """USD spent so far, None where the price is unknown."""
         return self.prices.cost(self.spent)
 
+    def expect(self, ratio: float) -> None:
+        """Reserve so many times what is estimated by characters, as was seen of this server before."""
+        if self._count is by_characters:
+            self._ratio = max(self._ratio, ratio)
+
     def estimate(self, request: ChatRequest) -> Usage:
         """The most that a request should use: prompt by estimate, reply by its limit."""
         prompt = math.ceil(estimate_prompt(request, self._count) * self._ratio)

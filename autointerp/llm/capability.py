@@ -4,7 +4,8 @@ Steps of `probe`: 1. json_schema counts only if the reply obeys a schema against
 schema allows one nonsense word, the prompt asks for another); 2. json_object where the reply is an object;
 3. a plain request with log-probabilities and a seed, twice, and once with another seed: a seed counts where
 equal seeds give equal texts; 4. tools count where a reply calls the one that it was given, with arguments that
-are an object; 5. context length from whatever the server tells (vLLM, llama.cpp, LM Studio, Ollama, OpenRouter).
+are an object; 5. how many tokens the server counts in a text like those of our prompts, against our estimate;
+6. context length from whatever the server tells (vLLM, llama.cpp, LM Studio, Ollama, OpenRouter).
 The requests go through the chat model given, so that they are cached and logged like
 all others.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from autointerp.errors import ChatFailed, RequestRefused, ServerError
 from autointerp.llm.body import read_json
+from autointerp.llm.budget import estimate_prompt
 from autointerp.llm.client import Dialect, OpenAIChat
 from autointerp.llm.extract import json_objects, without_reasoning
 from autointerp.llm.faults import Retryable, shown_url
@@ -27,6 +29,15 @@ PROBE_VERSION = 1  # part of the key under which the findings are kept
 PLAIN_TOKENS = 16
 ROOMS = (64, 65, 2000)  # no request is sent twice; the last leaves room for a model that reasons first
 WANTED_LOGPROBS = 5
+HIGHEST_RATIO = 4.0  # no tokenizer takes more than a token for every byte or so
+SAMPLE = """How many of the words below are names of animals? Reply with one number and nothing else.
+{"statistics": {"mean_distance": 4.07, "share_by_distance": {"0": 0.113, "1": 0.482, "2-3": 0.206, "4-7": 0.099}},
+"measurements": [{"name": "previous_word", "value": 0.482, "percentile": 97.0, "largest_in_null": 0.061},
+{"name": "current_word", "value": 0.113, "percentile": 61.0, "largest_in_null": 0.087}],
+"examples": [{"before": "Late in the year the otter came down to the", "dst": " harbour", "distance": 3,
+"attends_to": [{"src": " otter", "share": 0.71, "flags": ["is_animal"]}], "raises": [" wall", " again", " where"]},
+{"before": "Nobody (not even the captain, who was 83) saw the", "dst": " heron", "distance": 1,
+"attends_to": [{"src": " captain", "share": 0.44, "flags": []}], "raises": [" fly", " rise", "'s"]}]}"""
 
 
 class Capabilities(Record):
@@ -40,6 +51,7 @@ class Capabilities(Record):
     logprobs: bool = True
     seed: bool = True
     tools: bool = False  # also where an older version looked, which did not ask
+    token_ratio: float = 1.0  # tokens of the server's tokenizer for each that `estimate_prompt` counts, never below 1
     context: int | None = None
     dialect: Dialect = Dialect()
     notes: tuple[str, ...] = ()
@@ -51,7 +63,7 @@ class Capabilities(Record):
 
 
 async def probe(chat: ChatModel) -> Capabilities:
-    """What the model behind `chat` can do, from its replies alone (steps 1 to 4).
+    """What the model behind `chat` can do, from its replies alone (steps 1 to 5).
 
     Raises ServerError where not even a plain request is answered.
     """
@@ -64,12 +76,13 @@ async def probe(chat: ChatModel) -> Capabilities:
         logprobs=plain[0],
         seed=plain[1],
         tools=await _calls_tools(chat),
+        token_ratio=await _token_ratio(chat),
         notes=tuple(plain[2]),
     )
 
 
 async def describe_server(server: OpenAIChat, found: Capabilities) -> Capabilities:
-    """`found` with what only the server itself can tell: name, address, models, context, dialect (step 5)."""
+    """`found` with what only the server itself can tell: name, address, models, context, dialect (step 6)."""
     try:
         models = await server.model_names()
     except Retryable:
@@ -104,6 +117,7 @@ def capability_table(capabilities: Capabilities) -> list[tuple[str, str]]:
         ("token limit field", c.dialect.token_field),
         ("temperature", "accepted" if c.dialect.send_temperature else "fixed by the server"),
         ("context", f"{c.context} tokens" if c.context else "not told"),
+        *([("tokenizer", f"{c.token_ratio:g} times as many tokens as estimated")] if c.token_ratio > 1 else []),
         *(("note", note) for note in c.notes),
     ]
 
@@ -199,6 +213,17 @@ async def _calls_tools(chat: ChatModel) -> bool:
         if reply.finish_reason != "length" or without_reasoning(reply.text).strip():
             return False  # more room helps only a model that is still reasoning
     return False
+
+
+async def _token_ratio(chat: ChatModel) -> float:
+    request = _request(SAMPLE, max_tokens=PLAIN_TOKENS)
+    try:
+        reply = await _tried(chat, request, [])
+    except ServerError:  # plain requests are answered, so this is about this one
+        return 1.0
+    if reply is None or reply.usage.estimated:
+        return 1.0
+    return round(min(HIGHEST_RATIO, max(1.0, reply.usage.prompt_tokens / estimate_prompt(request))), 3)
 
 
 def _whole_object(text: str) -> bool:

@@ -1,6 +1,7 @@
-"""Attention models from weights that we set: no checkpoint, no training, a transformer_lens native model around them.
+"""Models from weights that we set: no checkpoint, no training, a transformer_lens native model around them.
 
-Attention only, no norm in the blocks, a root-mean-square norm before the unembedding, learned positions, no bias.
+Attention, and MLPs with ReLU where they are given; no norm in the blocks, a root-mean-square norm before the
+unembedding, learned positions, no bias but the neurons' own.
 """
 
 from __future__ import annotations
@@ -30,13 +31,23 @@ class AttentionWeights:
 
 
 @dataclass(frozen=True)
+class MlpWeights:
+    """One layer's neurons: `relu(x @ read + bias) @ write`."""
+
+    read: Float[np.ndarray, "d_model neuron"]
+    bias: Float[np.ndarray, " neuron"]
+    write: Float[np.ndarray, "neuron d_model"]
+
+
+@dataclass(frozen=True)
 class NativeWeights:
-    """All weights of a model."""
+    """All weights of a model; `mlps` has one for each layer, or none at all."""
 
     embedding: Float[np.ndarray, "token d_model"]
     positions: Float[np.ndarray, "pos d_model"]
     layers: Sequence[AttentionWeights]
     unembedding: Float[np.ndarray, "token d_model"]
+    mlps: Sequence[MlpWeights] = ()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Parameters by their name in the native model, in float32."""
@@ -51,6 +62,10 @@ class NativeWeights:
                 found[f"{place}.{name}.bias"] = np.zeros(weight.shape[0] * weight.shape[2])
             found[f"{place}.o.weight"] = layer.o.reshape(-1, layer.o.shape[2]).T
             found[f"{place}.o.bias"] = np.zeros(layer.o.shape[2])
+        for number, mlp in enumerate(self.mlps):
+            place = f"layers.{number}.mlp"
+            found |= {f"{place}.fc_in.weight": mlp.read.T, f"{place}.fc_in.bias": mlp.bias}
+            found |= {f"{place}.fc_out.weight": mlp.write.T, f"{place}.fc_out.bias": np.zeros(mlp.write.shape[1])}
         return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in found.items()}
 
 
@@ -84,8 +99,9 @@ def _boot(weights: NativeWeights, tokenizer: Any, device: str, dtype: torch.dtyp
         d_head=d_head,
         n_ctx=len(weights.positions),
         d_vocab=len(weights.embedding),
-        act_fn="gelu",
-        attn_only=True,
+        d_mlp=weights.mlps[0].write.shape[0] if weights.mlps else None,
+        act_fn="relu" if weights.mlps else "gelu",
+        attn_only=not weights.mlps,
         normalization_type=None,
         final_rms=True,
         default_prepend_bos=True,

@@ -6,7 +6,7 @@ and soft caps are not done here; `one_position.steps_exactly` compares with a wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def native_hidden(
     changes: Mapping[str, HookFunction],
 ) -> Float[Tensor, "row d_model"]:
     """Output of the final norm for one token a row; `past`: each row's earlier keys and values, by layer; `changes`:
-    by the name of a layer's z, what is done to z `[row head*d_head]`."""
+    by the bridge's name of a hook, what is done there, on tensors `[row 1 ...]`."""
     original = model.bridge.original_model
     position = past[0][0].shape[2]
     with torch.no_grad():
@@ -56,17 +56,38 @@ def native_hidden(
         for index, (keys, values) in enumerate(past):
             block = original.layers[index]._original_component
             attn = model.bridge.blocks[index].attn
+            changed = _changer(changes, index)
+            stream = changed("hook_resid_pre", stream)
             normed = block.ln1(stream)
-            z = _attend(model, attn, normed, keys, values)
-            name = f"blocks.{index}.attn.hook_z"
-            if name in changes:
-                changed = changes[name](z, None)
-                z = z if changed is None else changed
-            stream = stream + attn.o(z)
+            z = changed("attn.hook_z", _attend(model, attn, normed, keys, values))
+            stream = stream + changed("hook_attn_out", attn.o(z))
             if not original.cfg.attn_only:
-                stream = stream + block.mlp(block.ln2(stream))
+                stream = stream + changed("hook_mlp_out", _mlp(block, changed, stream))
+            stream = changed("hook_resid_post", stream)
         final: Tensor = model.bridge.ln_final(stream)
     return final
+
+
+def _changer(changes: Mapping[str, HookFunction], layer: int) -> Callable[[str, Tensor], Tensor]:
+    """What the hook of that name in the layer makes of a tensor `[row ...]`."""
+
+    def changed(name: str, tensor: Tensor) -> Tensor:
+        hook = changes.get(f"blocks.{layer}.{name}")
+        found = None if hook is None else hook(tensor[:, None], None)
+        return tensor if found is None else found[:, 0]
+
+    return changed
+
+
+def _mlp(block: Any, changed: Callable[[str, Tensor], Tensor], stream: Tensor) -> Float[Tensor, "row d_model"]:
+    """The block's MLP with its neurons as the hook after them leaves them."""
+    out = block.mlp.get_submodule("out" if hasattr(block.mlp, "gate") else "fc_out")
+    handle = out.register_forward_pre_hook(lambda _module, args: (changed("mlp.hook_post", args[0]),))
+    try:
+        found: Tensor = block.mlp(block.ln2(stream))
+    finally:
+        handle.remove()
+    return found
 
 
 def _attend(

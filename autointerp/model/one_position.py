@@ -1,57 +1,43 @@
-"""Replace one head's z at one destination and read that destination, at the price of one position a row.
+"""Change one thing at one destination and read that destination, at the price of one position a row.
+
+What is changed is a list of rows of any kind (`row_changes`): a head's z replaced, a vector added at a hook.
 
 1. One run of the windows keeps every layer's keys and values in the model's own cache.
 2. A row (window, dst) is the token at `dst` put after the first `dst` cached positions. Earlier positions cannot see
    a change at dst, so their keys and values are the clean ones and the result is that of a whole forward.
-3. Rows of equal dst run together, unpadded; changes of different heads and layers share a batch, and the unchanged
+3. Rows of equal dst run together, unpadded; changes of different units and layers share a batch, and the unchanged
    row is run once beside all changes of it.
 
 transformer_lens's native model, which has no cache, is stepped by `model.native_step`. Where there is neither, or the
-first windows show that the step is not exact, each row runs as a batch entry of its own, cut at its destination
-(`model.resume`).
+first windows show that the step is not exact, or that a change made in it is not, each row runs as a batch entry of
+its own, cut at its destination (`model.resume`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from autointerp.model.language_model import HookFunction, LanguageModel
 from autointerp.model.native_step import is_native, native_hidden, native_keys_values
 from autointerp.model.readout import log_probs
-from autointerp.model.resume import clean_run, with_changed_z
+from autointerp.model.resume import clean_run, run_hooked
+from autointerp.model.row_changes import Changes, HookEdit, RowAdditions, RowChanges
+
+__all__ = ["Read", "RowAdditions", "RowChanges", "run_additions", "run_changes", "run_whole", "steps_exactly"]
 
 CACHED_CELLS = 40_000_000  # numbers of keys and values kept at once
 _KeyValues = list[tuple[Tensor, Tensor]]  # by layer, each [window kv_head pos d_head]
 Read = Callable[[Int[np.ndarray, " part"], Float[Tensor, "part d_vocab"], Float[Tensor, "part d_vocab"]], None]
 
 
-@dataclass(frozen=True)
-class RowChanges:
-    """Row i is destination `dst[i]` of window `window[i]`, with z of head `head[i]` of layer `layer[i]` there
-    replaced by `z[i]`."""
-
-    window: Int[np.ndarray, " row"]
-    dst: Int[np.ndarray, " row"]
-    layer: Int[np.ndarray, " row"]
-    head: Int[np.ndarray, " row"]
-    z: Float32[np.ndarray, "row d_head"]
-
-    def __len__(self) -> int:
-        return len(self.dst)
-
-    def take(self, rows: Int[np.ndarray, " part"]) -> RowChanges:
-        return RowChanges(self.window[rows], self.dst[rows], self.layer[rows], self.head[rows], self.z[rows])
-
-
 def run_changes(
-    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges, batch_size: int, read: Read
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: Changes, batch_size: int, read: Read
 ) -> None:
     """Hand log-probabilities at the destinations to `read`: (numbers of the rows, before, after), every row once.
 
@@ -59,9 +45,22 @@ def run_changes(
     """
     if not len(changes):
         return
-    if not steps_exactly(model, ids[: min(2, len(ids))]):
+    if not (steps_exactly(model, ids[: min(2, len(ids))]) and _changes_exactly(model, ids, changes)):
         run_whole(model, ids, changes, batch_size, read)
         return
+    _run_steps(model, ids, changes, batch_size, read)
+
+
+def run_additions(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowAdditions, batch_size: int, read: Read
+) -> None:
+    """`run_changes` where vectors are added at hooks."""
+    run_changes(model, ids, changes, batch_size, read)
+
+
+def _run_steps(
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: Changes, batch_size: int, read: Read
+) -> None:
     for part, windows in _chunks(model, ids, changes):
         cache = _cached(model, ids[windows])
         assert cache is not None
@@ -87,11 +86,27 @@ def steps_exactly(model: LanguageModel, ids: Int[np.ndarray, "window pos"]) -> b
     return True
 
 
+def _changes_exactly(model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: Changes) -> bool:
+    """Whether a change made in a step gives what it gives in a whole forward: one row of each hook, three at most."""
+    edits = changes.edits(model)
+    tried = changes.take(np.array([int(e.rows[0]) for e in edits[:: max(1, (len(edits) + 2) // 3)]]))
+    found = [np.zeros((len(tried), model.d_vocab), np.float32) for _ in range(2)]
+    for run, out in ((_run_steps, found[0]), (run_whole, found[1])):
+
+        def read(rows: Int[np.ndarray, " part"], before: Tensor, after: Tensor, out: np.ndarray = out) -> None:
+            out[rows] = (after - before).float().cpu().numpy()
+
+        run(model, ids, tried, len(tried), read)
+    size = np.abs(found[1]).max()
+    relative, rounding = (1e-2, 1e-3) if model.dtype == torch.float32 else (1e-1, 1e-1)
+    return bool(np.abs(found[0] - found[1]).max() <= relative * size + rounding)
+
+
 def _chunks(
-    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: Changes
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Int[np.ndarray, " window"]]]:
     """Rows by group of windows; a group's keys and values fit CACHED_CELLS."""
-    a_window = 2 * model.n_layers * ids.shape[1] * model.n_kv_heads * changes.z.shape[1]
+    a_window = 2 * model.n_layers * ids.shape[1] * model.W_V(0)[:, 0].numel()
     step = max(1, CACHED_CELLS // a_window)
     used = np.unique(changes.window)
     for start in range(0, len(used), step):
@@ -121,35 +136,36 @@ def _step(
     ids: Int[np.ndarray, "window pos"],
     cache: _KeyValues,
     where: dict[int, int],
-    changes: RowChanges,
+    changes: Changes,
     numbers: Int[np.ndarray, " part"],
     read: Read,
 ) -> None:
     """All rows have one dst; the clean rows come first in the batch."""
     clean, row_of = np.unique(changes.window, return_inverse=True)
     windows = np.concatenate([clean, changes.window])
-    hooks = [
-        (f"blocks.{layer}.attn.hook_z", _setting(model, changes, np.flatnonzero(changes.layer == layer), len(clean)))
-        for layer in np.unique(changes.layer)
-    ]
     dst = int(changes.dst[0])
+    hooks = _hooks(model, changes, len(clean), np.zeros(len(changes), np.int64))
     hidden = _hidden(model, ids[windows, dst], cache, np.array([where[int(w)] for w in windows]), dst, hooks)
     log_p = log_probs(model, hidden)
     read(numbers, log_p[torch.from_numpy(row_of).to(log_p.device)], log_p[len(clean) :])
 
 
-def _setting(model: LanguageModel, changes: RowChanges, rows: Int[np.ndarray, " part"], offset: int) -> HookFunction:
-    def put(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(model.device)
+def _hooks(
+    model: LanguageModel, changes: Changes, offset: int, position: Int[np.ndarray, " row"]
+) -> list[tuple[str, HookFunction]]:
+    """Row i is entry `offset + i` of the batch, at `position[i]` of what is fed."""
 
-    at, head, new = put(rows + offset), put(changes.head[rows]), put(changes.z[rows])
+    def hook_of(made: HookEdit) -> HookFunction:
+        entry, place = (torch.from_numpy(a).to(model.device) for a in (made.rows + offset, position[made.rows]))
 
-    def hook(z: Tensor, hook: Any) -> Tensor:
-        changed = z.reshape(z.shape[0], model.n_heads, -1).clone()
-        changed[at, head] = new.to(z.dtype)
-        return changed.reshape(z.shape)
+        def hook(tensor: Tensor, hook: Any) -> Tensor:
+            changed = tensor.clone()
+            changed[entry, place] = made.edit(tensor[entry, place])
+            return changed
 
-    return hook
+        return hook
+
+    return [(made.name, hook_of(made)) for made in changes.edits(model)]
 
 
 def _hidden(
@@ -181,7 +197,7 @@ def _hidden(
 
 
 def run_whole(
-    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: RowChanges, batch_size: int, read: Read
+    model: LanguageModel, ids: Int[np.ndarray, "window pos"], changes: Changes, batch_size: int, read: Read
 ) -> None:
     """`run_changes` with every row as a batch entry of its own, cut at its destination; like lengths together."""
     order = np.lexsort((changes.dst, changes.layer))
@@ -194,16 +210,10 @@ def run_whole(
 
 
 def _whole(
-    model: LanguageModel, ids: Int[np.ndarray, "row pos"], part: RowChanges
+    model: LanguageModel, ids: Int[np.ndarray, "row pos"], part: Changes
 ) -> tuple[Float[Tensor, "row d_vocab"], Float[Tensor, "row d_vocab"]]:
     run = clean_run(model, model.to_ids(ids))
-    rows = torch.arange(len(part), device=run.ids.device)
-    dst, heads = (torch.from_numpy(a.astype(np.int64)).to(run.ids.device) for a in (part.dst, part.head))
-    new = torch.from_numpy(part.z).to(run.ids.device)
-
-    def change(z: Tensor) -> Tensor:
-        z[rows, dst, heads] = new.to(z.dtype)
-        return z
-
-    hidden = with_changed_z(model, run, int(part.layer[0]), change)
-    return log_probs(model, run.hidden[rows, dst]), log_probs(model, hidden[rows, dst])
+    rows, dst = torch.arange(len(part), device=run.ids.device), part.dst.astype(np.int64)
+    hidden = run_hooked(model, run, int(part.layer[0]), _hooks(model, part, 0, dst))
+    at = rows, torch.from_numpy(dst).to(run.ids.device)
+    return log_probs(model, run.hidden[at]), log_probs(model, hidden[at])

@@ -11,7 +11,7 @@ the same hook is run instead. It does not handle blocks that read the stream of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,14 @@ def with_changed_z(
     model: LanguageModel, run: CleanRun, layer: int, change: ChangeZ
 ) -> Float[Tensor, "batch pos d_model"]:
     """Output of the final norm when the heads' z at `layer` is replaced by `change(z)`; all downstream recomputed."""
-    hook = (f"blocks.{layer}.attn.hook_z", _changing(model.n_heads, change))
-    with model.hooks([hook]):
+    return run_hooked(model, run, layer, [(f"blocks.{layer}.attn.hook_z", _changing(model.n_heads, change))])
+
+
+def run_hooked(
+    model: LanguageModel, run: CleanRun, layer: int, hooks: Sequence[tuple[str, HookFunction]]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Output of the final norm with `hooks`, none of which stands before the block `layer`."""
+    with model.hooks(hooks):
         if not model.exact_resume:
             return model.final_states(run.ids)[1]
         return _run_from(model, run, layer)

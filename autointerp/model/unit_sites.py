@@ -59,7 +59,7 @@ class UnitSite:
 
     def directions(self, indices: Sequence[int], device: torch.device) -> Float[Tensor, "unit width"]:
         """What one unit of activation adds at the hook."""
-        wanted = torch.tensor(list(indices), device=device)
+        wanted = torch.tensor(list(indices), dtype=torch.long, device=device)
         if self.decoder is None:
             return torch.nn.functional.one_hot(wanted, self.width).float()
         return self.decoder.to(device)[wanted].float()

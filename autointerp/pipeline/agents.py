@@ -95,11 +95,13 @@ class LoopsPlan:
 def allowance(session: ChatSession, settings: Settings) -> Budget:
     """The part of the run's budget that loops may use; none is set where the run has none."""
     usd, tokens = settings.budget_usd, settings.budget_tokens
-    return Budget(
+    part = Budget(
         session.budget.prices,
         usd=None if usd is None else PART * usd,
         tokens=None if tokens is None else int(PART * tokens),
     )
+    part.expect(session.capabilities.token_ratio)
+    return part
 
 
 def lab_data(inputs: Inputs, collected: Collected, held_out: HeldOut, seed: int, settings: Settings) -> LabData:
@@ -122,6 +124,7 @@ def step_asker(config: RunConfig, settings: Settings, session: ChatSession, sour
         source,
         config.temperature,
         config.seed,
+        session.room,
         config.instruction,
     )
 
@@ -133,8 +136,9 @@ def sample_explainers(
     settings = LanguageSettings(
         config.max_reply_tokens, max(config.temperature, SAMPLING), config.seed, config.instruction
     )
+    chat, found, room = session.chat, session.capabilities, session.room
     return tuple(
-        LanguageExplainer(session.chat, session.capabilities, source, settings, dict.fromkeys(heads, draw))
+        LanguageExplainer(chat, found, source, settings, dict.fromkeys(heads, draw), room)
         for draw in range(1, config.agent_plan.best_of)
     )
 

@@ -34,8 +34,9 @@ from autointerp.pipeline.bench_metrics import DRAWS, GradedHead
 from autointerp.pipeline.bench_planted import answer_key, graded, planted_config, planted_sources
 from autointerp.pipeline.collecting import ARRAYS, EVIDENCE
 from autointerp.pipeline.inputs import Sources
-from autointerp.pipeline.job import Console, JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobOptions, JobResult, run_job
 from autointerp.pipeline.random_control import FILE as RANDOM_WEIGHTS
+from autointerp.pipeline.run_state import Console
 from autointerp.planted.heads import Truth
 from autointerp.records import Head, HeadReport, Interval
 from autointerp.scoring.memo import Memo

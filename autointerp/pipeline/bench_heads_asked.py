@@ -117,7 +117,8 @@ async def _all(asker: Asker, questions: Sequence[Question[Any]]) -> dict[Head, A
         return answer if isinstance(answer, Failure) else answer.value
 
     found = await asyncio.gather(*(one(question) for question in questions))
-    return dict(zip((question.head for question in questions), found, strict=True))
+    named = [question.head for question in questions]
+    return {head: value for head, value in zip(named, found, strict=True) if isinstance(head, Head)}
 
 
 def identity_questions(subject: Subject) -> list[Question[tuple[str, ...]]]:

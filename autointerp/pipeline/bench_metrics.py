@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autointerp.records import Head, Interval, Verdict
+from autointerp.records import Interval, Unit, Verdict
 
 CLASSES = (
     "previous_token", "current_token", "first_token", "duplicate_token", "induction", "fixed_offset", "punctuation",
@@ -30,10 +30,10 @@ EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class GradedHead:
-    """One planted head beside its description. NaN where there is no number."""
+    """One planted head (or neuron, or latent) beside its description. NaN where there is no number."""
 
     seed: int
-    head: Head
+    head: Unit
     kind: str
     planted: tuple[str, ...]
     allowed: tuple[str, ...]
@@ -83,10 +83,12 @@ class GradedHead:
         return self.verdict == "supported" and not (self.matters and self.right)
 
 
-def label_scores(heads: Sequence[GradedHead]) -> dict[str, tuple[float, int, int, int]]:
+def label_scores(
+    heads: Sequence[GradedHead], classes: Sequence[str] = CLASSES
+) -> dict[str, tuple[float, int, int, int]]:
     """By class: F1, hits, heads wrongly named so, planted heads missed. NaN F1 where no head was planted or named."""
     found = {}
-    for label in CLASSES:
+    for label in classes:
         hits = sum(label in h.planted and label in h.named for h in heads)
         wrong = sum(label not in h.planted and label in h.named for h in heads)
         missed = sum(label in h.planted and label not in h.named for h in heads)
@@ -95,31 +97,31 @@ def label_scores(heads: Sequence[GradedHead]) -> dict[str, tuple[float, int, int
     return found
 
 
-def macro_f1(heads: Sequence[GradedHead]) -> float:
+def macro_f1(heads: Sequence[GradedHead], classes: Sequence[str] = CLASSES) -> float:
     """Mean of the classes' F1, over classes that were planted or named."""
-    return _mean([score[0] for score in label_scores(heads).values()])
+    return mean([score[0] for score in label_scores(heads, classes).values()])
 
 
 def label_accuracy(heads: Sequence[GradedHead]) -> float:
-    return _mean([float(h.right) for h in heads])
+    return mean([float(h.right) for h in heads])
 
 
 def complete_share(heads: Sequence[GradedHead]) -> float:
-    return _mean([float(h.complete) for h in heads])
+    return mean([float(h.complete) for h in heads])
 
 
 def predicate_f1(heads: Sequence[GradedHead]) -> float:
     """Mean F1 of the planted predicates, over heads that have one."""
-    return _mean([h.true_f1 for h in heads])
+    return mean([h.true_f1 for h in heads])
 
 
 def causal_accuracy(heads: Sequence[GradedHead]) -> float:
     """Share of heads for which ablation agrees with what was planted; heads without a function are left out."""
-    return _mean([float(h.depends == h.matters) for h in heads if h.planted])
+    return mean([float(h.depends == h.matters) for h in heads if h.planted])
 
 
 def abstained_on_noise(heads: Sequence[GradedHead]) -> float:
-    return _mean([float(h.abstained) for h in heads if not h.planted])
+    return mean([float(h.abstained) for h in heads if not h.planted])
 
 
 def false_supported(heads: Sequence[GradedHead]) -> float:
@@ -129,7 +131,7 @@ def false_supported(heads: Sequence[GradedHead]) -> float:
 
 def supported_share(heads: Sequence[GradedHead]) -> float:
     """Share of the heads that matter, have a predicate and are rightly labelled whose description is `supported`."""
-    return _mean([float(h.verdict == "supported") for h in heads if h.matters and h.right and h.true_predicate])
+    return mean([float(h.verdict == "supported") for h in heads if h.matters and h.right and h.true_predicate])
 
 
 SUMMARY: dict[str, Callable[[Sequence[GradedHead]], float]] = {
@@ -169,7 +171,7 @@ def calibration(heads: Sequence[GradedHead]) -> list[tuple[str, int, float, floa
     for low, high in itertools.pairwise(EDGES):
         inside = [h for h in described if low <= h.confidence < high or h.confidence == high == 1.0]
         if inside:
-            means = _mean([h.confidence for h in inside]), _mean([float(h.right) for h in inside])
+            means = mean([h.confidence for h in inside]), mean([float(h.right) for h in inside])
             rows.append((f"{low:.1f} to {high:.1f}", len(inside), *means))
     return rows
 
@@ -181,6 +183,7 @@ def calibration_error(heads: Sequence[GradedHead]) -> float:
     return sum(n * abs(stated - share) for _, n, stated, share in rows) / total if total else float("nan")
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Mean of the numbers that there are; NaN without one."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")

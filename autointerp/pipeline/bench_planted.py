@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from autointerp.config import RunConfig
+from autointerp.feature_records import FeatureReport
 from autointerp.pipeline.bench_metrics import GradedHead
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
@@ -24,7 +25,7 @@ from autointerp.planted.corpus import documents
 from autointerp.planted.heads import Truth
 from autointerp.planted.model import SPEC, load_planted, placed_heads
 from autointerp.predicate import TokenTable
-from autointerp.records import Head, HeadReport
+from autointerp.records import Head, HeadReport, Unit
 from autointerp.scoring.predicate_score import HeadTallies, f1
 from autointerp.scoring.predicted import PredictedPairs
 from autointerp.scoring.suite import HeldOut
@@ -75,7 +76,7 @@ def _test_rows(inputs: Inputs, seed: int) -> HeldOut:
     return held_out_rows(inputs, np.zeros(0, dtype=np.int64), seed)  # no pool: text alone
 
 
-def planted_f1(inputs: Inputs, held_out: HeldOut, truths: dict[Head, Truth], batch_size: int) -> dict[Head, float]:
+def planted_f1(inputs: Inputs, held_out: HeldOut, truths: dict[Head, Truth], batch_size: int) -> dict[Unit, float]:
     """F1 over pairs of each head's planted predicate on test text, by the definitions of the predicate score."""
     model = inputs.model
     rows = held_out.test["text"]
@@ -86,7 +87,7 @@ def planted_f1(inputs: Inputs, held_out: HeldOut, truths: dict[Head, Truth], bat
     for head, predicate in sorted(named.items()):
         by_layer.setdefault(head.layer, []).append(predicate)
     lists = {layer: list(dict.fromkeys(by_layer.get(layer, ["distance == 1"]))) for layer in range(model.n_layers)}
-    found: dict[Head, float] = {}
+    found: dict[Unit, float] = {}
     for layer in tally(model, rows, lambda number: pairs.masks(lists[number]), batch_size):
         for head, predicate in named.items():
             if head.layer == layer.layer:
@@ -95,22 +96,25 @@ def planted_f1(inputs: Inputs, held_out: HeldOut, truths: dict[Head, Truth], bat
     return found
 
 
-def graded(seed: int, report: HeadReport, truth: Truth, true_f1: Mapping[Head, float]) -> GradedHead:
-    """A head's report beside what is true of it."""
+def graded(seed: int, report: HeadReport | FeatureReport, truth: Truth, true_f1: Mapping[Unit, float]) -> GradedHead:
+    """A unit's report beside what is true of it. Of a neuron or latent the first label counts alone: the others are
+    those of all rules that hold somewhere."""
     said = report.description
     judgement = report.judgement
+    unit: Unit = report.head if isinstance(report, HeadReport) else report.unit
+    labels = () if said is None else (said.label, *(said.labels if isinstance(report, HeadReport) else ()))
     return GradedHead(
         seed=seed,
-        head=report.head,
+        head=unit,
         kind=truth.kind,
         planted=truth.labels,
         allowed=truth.allowed,
         matters=truth.matters,
-        said=() if said is None else tuple(dict.fromkeys((said.label, *said.labels))),
+        said=tuple(dict.fromkeys(labels)),
         status=report.status,
         verdict=judgement.verdict,
         confidence=float("nan") if said is None else float(said.confidence),
-        true_f1=true_f1.get(report.head, float("nan")),
+        true_f1=true_f1.get(unit, float("nan")),
         said_f1=judgement.score if judgement.metric == "f1" and judgement.score is not None else float("nan"),
         kl=report.ablation_kl,
         predicate="" if said is None else said.predicate or "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,25 @@ MEANING = {
     "abstained_on_noise": "share of heads without a function that were left unexplained",
 }
 VERDICTS = ("supported", "partly", "refuted", "unscored")
-ROW = ("seed", "head", "planted", "functions", "named", "rule", "F1 of the rule planted", "score", "KL", "verdict")
+ROW = ("planted", "functions", "named", "rule", "F1 of the rule planted", "score", "KL", "verdict")
 Json = dict[str, object]
+Measure = Callable[[Sequence[GradedHead]], float]
+
+
+@dataclass(frozen=True)
+class PlantedBench:
+    """What `bench planted` says of one sort of units. `noun`: their name; `labels`: classes with F1, hits, wrong and
+    missed; `kind`: under what name a unit's row is counted."""
+
+    title: str
+    noun: str
+    summary: Mapping[str, Measure]
+    meaning: Mapping[str, str]
+    labels: Callable[[Sequence[GradedHead]], dict[str, tuple[float, int, int, int]]]
+    kind: Callable[[GradedHead], str]
+
+
+HEADS = PlantedBench("Planted heads", "head", SUMMARY, MEANING, label_scores, lambda h: h.kind)
 
 
 @dataclass(frozen=True)
@@ -67,39 +84,40 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def planted_result(heads: Sequence[GradedHead], explainer: str) -> BenchResult:
+def planted_result(heads: Sequence[GradedHead], explainer: str, bench: PlantedBench = HEADS) -> BenchResult:
     """The tables of `bench planted`."""
-    numbers = {name: with_interval(heads, measure) for name, measure in SUMMARY.items()}
+    numbers = {name: with_interval(heads, measure) for name, measure in bench.summary.items()}
+    nouns = f"{bench.noun}s"
     line: Json = {
         "label_macro_f1": numbers["label_macro_f1"].value,
         "label_macro_f1_low": numbers["label_macro_f1"].low,
         "predicate_f1": numbers["predicate_f1"].value,
         "false_supported": int(numbers["false_supported"].value),
         "abstained_on_noise": numbers["abstained_on_noise"].value,
-        "n_heads": len(heads),
+        f"n_{nouns}": len(heads),
     }
     seeds = sorted({h.seed for h in heads})
     full: Json = {
         "explainer": explainer,
         "seeds": seeds,
         "summary": {name: number.model_dump() for name, number in numbers.items()},
-        "by_seed": {s: {n: m([h for h in heads if h.seed == s]) for n, m in SUMMARY.items()} for s in seeds},
+        "by_seed": {s: {n: m([h for h in heads if h.seed == s]) for n, m in bench.summary.items()} for s in seeds},
         "labels": {name: dict(zip(("f1", "hits", "wrong", "missed"), v, strict=True))
-                   for name, v in label_scores(heads).items()},
+                   for name, v in bench.labels(heads).items()},
         "calibration": calibration(heads),
         "calibration_error": calibration_error(heads),
-        "heads": [_head_json(h) for h in heads],
+        nouns: [_head_json(h, bench) for h in heads],
     }  # fmt: skip
-    tables = (_summary(numbers), _seeds(heads, seeds), _labels(heads), _kinds(heads), _causes(heads),
-              _calibrated(heads), _heads(heads))  # fmt: skip
+    tables = (_summary(numbers, bench), _seeds(heads, seeds, bench), _labels(heads, bench), _kinds(heads, bench),
+              _causes(heads, bench), _calibrated(heads, bench), _heads(heads, bench))  # fmt: skip
     names = ", ".join(map(str, seeds))
-    lede = f"{len(heads)} heads of {len(seeds)} planted models (seeds {names}), explainer: {explainer}"
-    return BenchResult("Planted heads", lede, line, full, tables)
+    lede = f"{len(heads)} {nouns} of {len(seeds)} planted models (seeds {names}), explainer: {explainer}"
+    return BenchResult(bench.title, lede, line, full, tables)
 
 
-def _summary(numbers: Mapping[str, Interval]) -> BenchTable:
-    rows = tuple((MEANING[n], *_cells(n, i)) for n, i in numbers.items())
-    note = "95 % intervals: seeds drawn with replacement, and heads within each."
+def _summary(numbers: Mapping[str, Interval], bench: PlantedBench) -> BenchTable:
+    rows = tuple((bench.meaning[n], *_cells(n, i)) for n, i in numbers.items())
+    note = f"95 % intervals: seeds drawn with replacement, and {bench.noun}s within each."
     return BenchTable("Summary", note, ("measure", "value"), rows)
 
 
@@ -107,60 +125,69 @@ def _cells(name: str, interval: Interval) -> tuple[Bar | str]:
     return (str(int(interval.value)),) if name == "false_supported" else (Bar.of(interval),)
 
 
-def _seeds(heads: Sequence[GradedHead], seeds: Sequence[int]) -> BenchTable:
-    rows = tuple((seed, *(m([h for h in heads if h.seed == seed]) for m in SUMMARY.values())) for seed in seeds)
-    return BenchTable("By seed", "", ("seed", *(name.replace("_", " ") for name in SUMMARY)), rows)
+def _seeds(heads: Sequence[GradedHead], seeds: Sequence[int], bench: PlantedBench) -> BenchTable:
+    measures = bench.summary
+    rows = tuple((seed, *(m([h for h in heads if h.seed == seed]) for m in measures.values())) for seed in seeds)
+    return BenchTable("By seed", "", ("seed", *(name.replace("_", " ") for name in measures)), rows)
 
 
-def _labels(heads: Sequence[GradedHead]) -> BenchTable:
-    rows = tuple((name, *values) for name, values in label_scores(heads).items())
-    note = "Labels that are true of a head besides its planted function count neither way."
+def _labels(heads: Sequence[GradedHead], bench: PlantedBench) -> BenchTable:
+    rows = tuple((name, *values) for name, values in bench.labels(heads).items())
+    note = f"Labels that are true of a {bench.noun} besides its planted function count neither way."
     return BenchTable("By function", note, ("function", "F1", "named rightly", "named wrongly", "missed"), rows)
 
 
-def _kinds(heads: Sequence[GradedHead]) -> BenchTable:
+def _kinds(heads: Sequence[GradedHead], bench: PlantedBench) -> BenchTable:
     rows: list[Row] = []
-    for kind in sorted({h.kind for h in heads}):
-        inside = [h for h in heads if h.kind == kind]
+    for kind in sorted({bench.kind(h) for h in heads}):
+        inside = [h for h in heads if bench.kind(h) == kind]
         verdicts = Counter(str(h.verdict) for h in inside)
         right = sum(h.right for h in inside)
         rows.append((kind, len(inside), right, sum(h.complete for h in inside), *[verdicts[v] for v in VERDICTS]))
-    columns = ("planted as", "heads", "first label true", "all named", *VERDICTS)
+    columns = ("planted as", f"{bench.noun}s", "first label true", "all named", *VERDICTS)
     return BenchTable("Verdicts by what was planted", "", columns, tuple(rows))
 
 
-def _causes(heads: Sequence[GradedHead]) -> BenchTable:
+def _causes(heads: Sequence[GradedHead], bench: PlantedBench) -> BenchTable:
     rows = []
     for matters in (True, False):
         inside = [h for h in heads if h.matters == matters and h.planted]
         supported = sum(h.verdict == "supported" for h in inside)
         rows.append(("yes" if matters else "no", len(inside), sum(h.depends for h in inside), supported))
-    note = "Depends: ablating the head moves predictions by more than 1e-4 nats. Heads without a function left out."
-    columns = ("predictions depend on it", "heads", "ablation says so", "supported")
-    return BenchTable("Causal truth", note, columns, tuple(rows))
+    noun = bench.noun
+    note = f"Depends: ablating the {noun} moves predictions by more than 1e-4 nats. {noun.capitalize()}s without a "
+    columns = ("predictions depend on it", f"{noun}s", "ablation says so", "supported")
+    return BenchTable("Causal truth", f"{note}function left out.", columns, tuple(rows))
 
 
-def _calibrated(heads: Sequence[GradedHead]) -> BenchTable:
+def _calibrated(heads: Sequence[GradedHead], bench: PlantedBench) -> BenchTable:
     note = f"Mean distance of stated confidence and share right: {shown(calibration_error(heads))}."
-    columns = ("stated confidence", "heads", "mean", "first label true")
+    columns = ("stated confidence", f"{bench.noun}s", "mean", "first label true")
     return BenchTable("Calibration", note, columns, tuple(calibration(heads)))
 
 
-def _heads(heads: Sequence[GradedHead]) -> BenchTable:
-    ordered = sorted(heads, key=lambda h: (not h.falsely_supported, h.complete, h.seed, h.kind, h.head))
+def _heads(heads: Sequence[GradedHead], bench: PlantedBench) -> BenchTable:
+    ordered = sorted(heads, key=lambda h: (not h.falsely_supported, h.complete, h.seed, h.kind, _place(h)))
     rows = tuple(
         (h.seed, str(h.head), h.kind, ", ".join(h.planted) or "none", ", ".join(h.said) or h.status, h.predicate,
          h.true_f1, h.said_f1, h.kl.value, f"{h.verdict}: {h.reason}")
         for h in ordered
     )  # fmt: skip
-    return BenchTable("Heads", "False support first, then heads whose functions were not all named.", ROW, rows)
+    noun = bench.noun
+    note = f"False support first, then {noun}s whose functions were not all named."
+    return BenchTable(f"{noun.capitalize()}s", note, ("seed", noun, *ROW), rows)
 
 
-def _head_json(head: GradedHead) -> Json:
+def _place(head: GradedHead) -> tuple[str, int, int]:
+    return type(head.head).__name__ + getattr(head.head, "kind", ""), head.head.layer, head.head.index
+
+
+def _head_json(head: GradedHead, bench: PlantedBench) -> Json:
     return {
-        "seed": head.seed, "head": str(head.head), "kind": head.kind, "planted": head.planted, "allowed": head.allowed,
-        "matters": head.matters, "said": head.said, "status": head.status, "verdict": head.verdict,
-        "confidence": head.confidence, "true_predicate": head.true_predicate, "true_f1": head.true_f1,
+        "seed": head.seed, bench.noun: str(head.head), "kind": head.kind, "planted": head.planted,
+        "allowed": head.allowed, "matters": head.matters, "said": head.said, "status": head.status,
+        "verdict": head.verdict, "confidence": head.confidence, "true_predicate": head.true_predicate,
+        "true_f1": head.true_f1,
         "predicate": head.predicate, "said_f1": head.said_f1, "kl": head.kl.value, "kl_low": head.kl.low,
         "first_label_true": head.right, "all_named": head.complete, "falsely_supported": head.falsely_supported,
     }  # fmt: skip

@@ -28,7 +28,7 @@ from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.lens_readings import LensCost, plan_lenses, read_lenses
 from autointerp.pipeline.llm_scores import score_signs, scorer_items, scores_of
-from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, known_capabilities
+from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, head_asks, known_capabilities
 from autointerp.pipeline.random_control import RandomControl
 from autointerp.pipeline.run_state import FOUND_LATER, RUN, Console, RunState
 from autointerp.pipeline.suite_inputs import suite_spec
@@ -125,7 +125,7 @@ class _Job:
             return NOTHING_ASKED
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
         known = known_capabilities(self._run.root, self._config)
-        return estimate_calls(self._plan(inputs, collected, held_out), known)
+        return estimate_calls(head_asks(self._plan(inputs, collected, held_out)), known)
 
     def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
         """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
@@ -138,7 +138,7 @@ class _Job:
 
     def _describe_and_score(self, inputs: Inputs, collected: Collected, result: JobResult) -> None:
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
-        state = Talk(stored_descriptions(self._run, Head, retry_failed=self._options.retry_failed))
+        state = Talk(descriptions=stored_descriptions(self._run, Head, retry_failed=self._options.retry_failed))
         plan = self._plan(inputs, collected, held_out)
         try:
             asyncio.run(talk(self._run, plan, state, self._console))

@@ -1,4 +1,4 @@
-"""The judge asked again on a tenth of the heads, after everything else: what a budget stops here costs no score."""
+"""The judge asked again on a tenth of the units, after everything else: what a budget stops here costs no score."""
 
 from __future__ import annotations
 
@@ -7,68 +7,69 @@ from functools import partial
 from statistics import fmean
 
 from autointerp.evidence.collect import Progress
-from autointerp.pipeline.describing import run_together
-from autointerp.pipeline.llm_scores import LLM_SCORERS, LlmScoring, Scored, order_heads, scorers
-from autointerp.records import Head, Score
+from autointerp.pipeline.describing import U, run_together
+from autointerp.pipeline.llm_scores import ByScorer, LlmScoring, order_units
+from autointerp.records import Score
 from autointerp.scoring.asking import Asker
 from autointerp.scoring.judging import ORDER_LIMIT, Case, Reader, ask_second, judge_again
 
 
-async def repeat_judge(scoring: LlmScoring, into: Scored, progress: Progress) -> list[str]:
+async def repeat_judge(scoring: LlmScoring[U], into: dict[U, ByScorer], progress: Progress) -> list[str]:
     """Repeats in other orders for the scores of the seeded tenth; single items where the order matters too much.
     Returns a note for each scorer that fell back."""
 
-    async def again(head: Head, name: str, case: Case) -> None:
-        into[head][name] = await judge_again(_reader(scoring, case, scoring.asker), case)
+    async def again(unit: U, name: str, case: Case) -> None:
+        into[unit][name] = await judge_again(_reader(scoring, case, scoring.asker), case)
 
     await _all(scoring, into, again, partial(progress, "asking again in other orders"))
-    return [note for name in LLM_SCORERS if (note := _note(name, scoring, into))]
+    return [note for name in scoring.names if (note := _note(name, scoring, into))]
 
 
-async def ask_second_judge(scoring: LlmScoring, second: Asker, model: str, into: Scored, progress: Progress) -> None:
+async def ask_second_judge(
+    scoring: LlmScoring[U], second: Asker, model: str, into: dict[U, ByScorer], progress: Progress
+) -> None:
     """The same items asked once of another model."""
 
-    async def once(head: Head, name: str, case: Case) -> None:
+    async def once(unit: U, name: str, case: Case) -> None:
         first, other = (_reader(scoring, case, asker) for asker in (scoring.asker, second))
-        into[head][name] = await ask_second(first, other, case, model)
+        into[unit][name] = await ask_second(first, other, case, model)
 
     await _all(scoring, into, once, partial(progress, "asking the second judge"))
 
 
 async def _all(
-    scoring: LlmScoring,
-    into: Scored,
-    job: Callable[[Head, str, Case], Awaitable[None]],
+    scoring: LlmScoring[U],
+    into: dict[U, ByScorer],
+    job: Callable[[U, str, Case], Awaitable[None]],
     progress: Callable[[int, int], None],
 ) -> None:
-    cases = [(head, name, _case(scoring, head, s)) for name in LLM_SCORERS for head, s in _some(scoring, into, name)]
-    done: list[Head] = []
+    cases = [(unit, name, _case(scoring, unit, s)) for name in scoring.names for unit, s in _some(scoring, into, name)]
+    done: list[U] = []
 
-    async def one(head: Head, name: str, case: Case) -> None:
-        await job(head, name, case)
-        done.append(head)
+    async def one(unit: U, name: str, case: Case) -> None:
+        await job(unit, name, case)
+        done.append(unit)
         progress(len(done), len(cases))
 
     await run_together([partial(one, *case) for case in cases], scoring.pace)
 
 
-def _some(scoring: LlmScoring, into: Scored, name: str) -> list[tuple[Head, Score]]:
-    """The seeded tenth of the heads, of those that one scorer gave a score, with it."""
-    found = {head: s for head, scores in into.items() if isinstance(s := scores.get(name), Score)}
-    return [(head, found[head]) for head in sorted(order_heads(scoring.heads, scoring.config.seed, found))]
+def _some(scoring: LlmScoring[U], into: dict[U, ByScorer], name: str) -> list[tuple[U, Score]]:
+    """The seeded tenth of the units, of those that one scorer gave a score, with it."""
+    found = {unit: s for unit, scores in into.items() if isinstance(s := scores.get(name), Score)}
+    return [(unit, found[unit]) for unit in sorted(order_units(scoring.units, scoring.config.seed, found))]
 
 
-def _case(scoring: LlmScoring, head: Head, score: Score) -> Case:
-    description = scoring.described[head]
-    return Case(head, description, scoring.items[description.domain].of(score.scorer, head), score)
+def _case(scoring: LlmScoring[U], unit: U, score: Score) -> Case:
+    description = scoring.described[unit]
+    return Case(unit, description, scoring.desks[description.domain].items(score.scorer, unit), score)
 
 
-def _reader(scoring: LlmScoring, case: Case, asker: Asker) -> Reader:
-    rows = scoring.items[case.description.domain].rows
-    return scorers(scoring.config, asker, scoring.strings, rows)[case.score.scorer]
+def _reader(scoring: LlmScoring[U], case: Case, asker: Asker) -> Reader:
+    return scoring.desks[case.description.domain].scorers(asker)[case.score.scorer]
 
 
-def _note(name: str, scoring: LlmScoring, into: Scored) -> str:
+def _note(name: str, scoring: LlmScoring[U], into: dict[U, ByScorer]) -> str:
     """What a reader must know where a scorer's answers depend on the order of the items."""
     scores = [score for _, score in _some(scoring, into, name)]
     effects = [effect for s in scores if isinstance(effect := s.details.get("order_effect"), float)]

@@ -1,15 +1,15 @@
-"""Scorers that ask the language model, for all heads of a run: their items, their controls, and the order of asking.
+"""Scorers that ask the language model, for all units of a run: their items, their controls, and the order of asking.
 
-Items are chosen before any description is known. A seeded fifth of the heads (at least ten) runs the controls that
-cost calls: other heads' descriptions, and a guess of the LLM that saw no evidence (scoring_validity rule 10).
+Items are chosen before any description is known. A seeded fifth of the units (at least ten) runs the controls that
+cost calls: other units' descriptions, and a guess of the LLM that saw no evidence (scoring_validity rule 10).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from autointerp.config import RunConfig
 from autointerp.errors import ModelError
 from autointerp.evidence.collect import Progress
 from autointerp.model import LanguageModel
-from autointerp.pipeline.describing import Pace, run_together
-from autointerp.records import Description, Domain, Failure, Head, Score, Unscored
+from autointerp.pipeline.describing import Pace, U, run_together
+from autointerp.records import Description, Domain, Failure, Feature, Head, Score, Unit, Unscored
 from autointerp.scoring.activity import row_states
 from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading
 from autointerp.scoring.detection import Detector
@@ -26,6 +26,7 @@ from autointerp.scoring.detection_items import DetectionItem, choose_detection_i
 from autointerp.scoring.effect import Effect, EffectItems
 from autointerp.scoring.effect_rows import CandidatePool, effect_rows
 from autointerp.scoring.effect_sign import claimed_effect, effect_without_llm
+from autointerp.scoring.feature_llm import FEATURE_LLM_SCORERS
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.no_evidence import describe_without_evidence
 from autointerp.scoring.pointing import Pointer
@@ -34,10 +35,12 @@ from autointerp.scoring.predicted import GENERIC
 from autointerp.scoring.suite import HeldOut
 
 LLM_SCORERS = ("pointing", "detection", "effect")
+K = TypeVar("K", Head, Feature, contravariant=True)
 CONTROL_SHARE, MIN_CONTROLS, DONORS, MIN_DONORS = 0.2, 10, 5, 3
 ORDER_SHARE = 0.1
 NO_EVIDENCE = "no evidence"
-Scored = dict[Head, dict[str, Score | Unscored]]  # by scorer
+ByScorer = dict[str, Score | Unscored]
+Scored = dict[Head, ByScorer]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def scorer_items(
 class Scorer(Protocol):
     """Scores one description with the language model."""
 
-    async def score(self, head: Head, description: Description, controls: Controls, items: Any) -> Score | Unscored:
+    async def score(self, head: Unit, description: Description, controls: Controls, items: Any) -> Score | Unscored:
         """A number with its controls, or why there is none."""
         ...
 
@@ -96,7 +99,7 @@ class Scorer(Protocol):
         """Those of the items that are asked about."""
         ...
 
-    def question(self, head: Head, description: Description, items: Any) -> Question[Any]:
+    def question(self, head: Unit, description: Description, items: Any) -> Question[Any]:
         """What the first call asks."""
         ...
 
@@ -105,7 +108,7 @@ class Scorer(Protocol):
         """How many askings of the items a value is the mean of."""
         ...
 
-    async def read(self, head: Head, description: Description, items: Any, asked: Asked) -> Reading | Failure:
+    async def read(self, head: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
         """What one asking of the items gives."""
         ...
 
@@ -114,51 +117,86 @@ class Scorer(Protocol):
         ...
 
 
-def scorers(config: RunConfig, asker: Asker, strings: Sequence[str], rows: HeldOutRows) -> dict[str, Scorer]:
-    """The wanted scorers on one domain."""
-    known: dict[str, Scorer] = {
-        "pointing": Pointer(asker, strings, rows),
-        "detection": Detector(asker, strings, rows),
-        "effect": Effect(asker, strings, rows),
-    }
-    return {name: known[name] for name in LLM_SCORERS if name in config.scorers}
+class Desk(Protocol[K]):
+    """The held-out items of one domain, and the wanted scorers that ask about them."""
+
+    def scorers(self, asker: Asker) -> Mapping[str, Scorer]:
+        """The scorers by name, in the order of asking."""
+        ...
+
+    def items(self, scorer: str, unit: K) -> Any:
+        """What a scorer asks about a unit."""
+        ...
 
 
 @dataclass(frozen=True)
-class LlmScoring:
-    """Everything that asking about all heads needs."""
+class HeadDesk:
+    """The desk of heads in one domain."""
+
+    config: RunConfig
+    strings: Sequence[str]
+    held: ScorerItems
+
+    def scorers(self, asker: Asker) -> Mapping[str, Scorer]:
+        rows = self.held.rows
+        known: dict[str, Scorer] = {
+            "pointing": Pointer(asker, self.strings, rows),
+            "detection": Detector(asker, self.strings, rows),
+            "effect": Effect(asker, self.strings, rows),
+        }
+        return {name: known[name] for name in LLM_SCORERS if name in self.config.scorers}
+
+    def items(self, scorer: str, unit: Head) -> Any:
+        return self.held.of(scorer, unit)
+
+
+def head_desks(config: RunConfig, strings: Sequence[str], items: Items) -> dict[Domain, HeadDesk]:
+    """The desks of all domains."""
+    return {domain: HeadDesk(config, strings, held) for domain, held in items.items()}
+
+
+@dataclass(frozen=True)
+class LlmScoring(Generic[U]):
+    """Everything that asking about all units needs. `controls`: the nulls of a unit by scorer, given the guess that
+    was made without evidence; `guess_template` asks for that guess."""
 
     config: RunConfig
     asker: Asker
-    strings: Sequence[str]
-    heads: Sequence[Head]
-    items: Items
-    described: Mapping[Head, Description]
+    units: Sequence[U]
+    desks: Mapping[Domain, Desk[U]]
+    described: Mapping[U, Description]
     pace: Pace
+    controls: Callable[[U, str, Description | Failure | None], Controls]
+    guess_template: str = "no_evidence"
+
+    @property
+    def names(self) -> list[str]:
+        """The scorers that ask, in order."""
+        return list(dict.fromkeys(name for desk in self.desks.values() for name in desk.scorers(self.asker)))
 
 
-async def score_with_llm(scoring: LlmScoring, into: Scored, progress: Progress) -> list[str]:
+async def score_with_llm(scoring: LlmScoring[U], into: dict[U, ByScorer], progress: Progress) -> list[str]:
     """Fills `into` as it goes, so that what was paid for is kept; returns notes for the user."""
-    described, config = scoring.described, scoring.config
-    controlled = control_heads(scoring.heads, config.seed)
-    by_domain = {
-        domain: scorers(config, scoring.asker, scoring.strings, items.rows) for domain, items in scoring.items.items()
-    }
-    names = [name for name in LLM_SCORERS if name in config.scorers]
-    guess = await describe_without_evidence(scoring.asker) if names and controlled & set(described) else None
+    described = scoring.described
+    controlled = control_units(scoring.units, scoring.config.seed)
+    by_domain = {domain: desk.scorers(scoring.asker) for domain, desk in scoring.desks.items()}
+    names = scoring.names
+    guess = None
+    if names and controlled & set(described):
+        guess = await describe_without_evidence(scoring.asker, scoring.guess_template)
 
-    async def one(head: Head, name: str) -> None:
-        domain = described[head].domain
-        scored = into.setdefault(head, {})
+    async def one(unit: U, name: str) -> None:
+        domain = described[unit].domain
+        scored = into.setdefault(unit, {})
         if domain not in by_domain:
             scored[name] = Unscored(scorer=name, reason=f"no held-out rows of {domain}")
             return
-        items = scoring.items[domain].of(name, head)
-        controls = controls_of(head, name, described, guess, config.seed) if head in controlled else {}
-        scored[name] = await by_domain[domain][name].score(head, described[head], controls, items)
+        items = scoring.desks[domain].items(name, unit)
+        controls = scoring.controls(unit, name, guess) if unit in controlled else {}
+        scored[name] = await by_domain[domain][name].score(unit, described[unit], controls, items)
         progress("asking for scores", sum(map(len, into.values())), len(described) * len(names))
 
-    await run_together([partial(one, head, name) for head in described for name in names], scoring.pace)
+    await run_together([partial(one, unit, name) for unit in described for name in names], scoring.pace)
     return [f"no control {NO_EVIDENCE!r}: {guess.reason}"] if isinstance(guess, Failure) else []
 
 
@@ -177,31 +215,32 @@ def score_signs(config: RunConfig, items: Items, outcomes: Mapping[Head, Descrip
 def scores_of(
     config: RunConfig, outcome: Description | Failure, scored: Mapping[str, Score | Unscored]
 ) -> list[Score | Unscored]:
-    """What was scored of a head, and an Unscored for each wanted scorer that was never asked about it."""
+    """What was scored of a unit, and an Unscored for each wanted scorer that was never asked about it."""
     if isinstance(outcome, Failure):
         return list(scored.values())
     asks = config.explainer == "llm"
     why = "the run stopped before it was asked" if asks else "no language model in this run"
     why = "the explainer abstained" if outcome.abstained else why
-    missing = [name for name in LLM_SCORERS if name in config.scorers and name not in scored]
+    asking = FEATURE_LLM_SCORERS if config.units else LLM_SCORERS
+    missing = [name for name in asking if name in config.scorers and name not in scored]
     return [*scored.values(), *(Unscored(scorer=name, reason=why) for name in missing)]
 
 
-def control_heads(heads: Sequence[Head], seed: int) -> set[Head]:
-    """The seeded fifth of the heads (at least ten) on which controls that cost calls are run."""
-    return set(_drawn(heads, seed, max(MIN_CONTROLS, round(CONTROL_SHARE * len(heads)))))
+def control_units(units: Sequence[U], seed: int) -> set[U]:
+    """The seeded fifth of the units (at least ten) on which controls that cost calls are run."""
+    return set(_drawn(units, seed, max(MIN_CONTROLS, round(CONTROL_SHARE * len(units)))))
 
 
-def order_heads(heads: Sequence[Head], seed: int, able: Container[Head] | None = None) -> frozenset[Head]:
-    """The seeded tenth of the heads (at least one) that are asked again in other orders (scoring_validity rules 9 and
+def order_units(units: Sequence[U], seed: int, able: Container[U] | None = None) -> frozenset[U]:
+    """The seeded tenth of the units (at least one) that are asked again in other orders (scoring_validity rules 9 and
     18), drawn among those `able` to be scored."""
-    order = [h for h in _drawn(heads, seed, len(heads)) if able is None or h in able]
-    return frozenset(order[: max(1, round(ORDER_SHARE * len(heads)))])
+    order = [u for u in _drawn(units, seed, len(units)) if able is None or u in able]
+    return frozenset(order[: max(1, round(ORDER_SHARE * len(units)))])
 
 
-def _drawn(heads: Sequence[Head], seed: int, n: int) -> list[Head]:
-    order = np.random.default_rng(seed).permutation(len(heads))
-    return [heads[i] for i in order[: min(n, len(heads))]]
+def _drawn(units: Sequence[U], seed: int, n: int) -> list[U]:
+    order = np.random.default_rng(seed).permutation(len(units))
+    return [units[i] for i in order[: min(n, len(units))]]
 
 
 def controls_of(

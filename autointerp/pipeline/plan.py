@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from autointerp.agent.spec import LoopSpec
-from autointerp.agent.steps import MAX_PROMPT_TOKENS, steps_of
+from autointerp.agent.steps import steps_of
 from autointerp.chat import SERVER_FILE, FakeChat
 from autointerp.chat.rules import RULES_NAME, RulesChat
 from autointerp.chat.session import is_stand_in
 from autointerp.chat.stand_ins import RECORDED, SCRIPTED
-from autointerp.config import RunConfig
+from autointerp.config import RunConfig, Settings
 from autointerp.explain import explain_prompt
 from autointerp.explain.language import SCHEMA
-from autointerp.llm import Capabilities, ChatRequest, Usage, estimate_prompt, find_prices
-from autointerp.pipeline.llm_scores import DONORS, LLM_SCORERS, NO_EVIDENCE, Scorer, control_heads, order_heads, scorers
+from autointerp.llm import MAX_PROMPT_TOKENS, Capabilities, ChatRequest, Usage, estimate_prompt, find_prices
+from autointerp.pipeline.llm_scores import DONORS, NO_EVIDENCE, Desk, control_units, head_desks, order_units
 from autointerp.pipeline.talking import TalkPlan, judge_prices, language_settings, templates
-from autointerp.records import Description, Head
+from autointerp.records import Description, Domain, Unit
 from autointerp.scoring.asking import Asker, Question
 from autointerp.scoring.judging import REPEATS, repeat_purpose, second_purpose, single_purpose
 from autointerp.scoring.no_evidence import MAX_TOKENS as GUESS_TOKENS
 from autointerp.scoring.no_evidence import SCHEMA as GUESS
 
-PROBE_CALLS, PROBE_TOKENS = 6, 200
+PROBE_CALLS, PROBE_TOKENS = 7, 200
 JUDGE_PROBE = "probe of the judge"
 LONGEST = Description(  # no description is longer: the prompts of the estimate are upper bounds
     summary="", looks_at="words " * 67, writes="words " * 67, conditions="words " * 50, label="other"
@@ -70,8 +71,30 @@ def known_capabilities(run: Path, config: RunConfig) -> Capabilities | None:
         return None
 
 
-def estimate_calls(plan: TalkPlan, capabilities: Capabilities | None) -> Estimate:
-    """An upper estimate for the LLM explainer: all heads described, all their controls found.
+@dataclass(frozen=True)
+class Asks:
+    """What a run may ask: of every unit its prompt, and what the scorers of its desks ask about it."""
+
+    config: RunConfig
+    settings: Settings
+    units: Sequence[Unit]
+    prompts: Sequence[ChatRequest]
+    desks: Mapping[Domain, Desk[Any]]
+    guess_template: str = "no_evidence"
+
+
+def head_asks(plan: TalkPlan) -> Asks:
+    """What a run over heads may ask."""
+    config, source = plan.config, templates(plan.config)
+    prompts = [
+        explain_prompt(plan.collected.evidence[head], source, language_settings(config))[0] for head in plan.heads
+    ]
+    requests = [ChatRequest(messages=p.messages, json_schema=SCHEMA) for p in prompts]
+    return Asks(config, plan.settings, plan.heads, requests, head_desks(config, plan.model.strings, plan.items))
+
+
+def estimate_calls(plan: Asks, capabilities: Capabilities | None) -> Estimate:
+    """An upper estimate for the LLM explainer: all units described, all their controls found.
 
     Where it is not known whether the server gives log-probabilities (`capabilities` None), it is taken to give none,
     and the note says how many calls it would be with them.
@@ -86,11 +109,11 @@ def estimate_calls(plan: TalkPlan, capabilities: Capabilities | None) -> Estimat
     return Estimate(tuple(rows), usd, source, note)
 
 
-def _price(plan: TalkPlan, rows: Sequence[Row]) -> tuple[float | None, str]:
+def _price(plan: Asks, rows: Sequence[Row]) -> tuple[float | None, str]:
     """Cost of all rows, those of the second judge at its own price; None where one is unknown."""
     config, settings = plan.config, plan.settings
     prices = find_prices(config.llm, config.base_url, (settings.price_input, settings.price_output))
-    judged = [row for row in rows if row[0] in {JUDGE_PROBE, *map(second_purpose, LLM_SCORERS)}]
+    judged = [row for row in rows if row[0] in {JUDGE_PROBE, *map(second_purpose, config.scorers)}]
     cost = prices.cost(_usage([row for row in rows if row not in judged]))
     if not judged:
         return cost, prices.source
@@ -104,11 +127,9 @@ def _usage(rows: Sequence[Row]) -> Usage:
     return Usage(prompt_tokens=sum(r[2] for r in rows), completion_tokens=sum(r[3] for r in rows))
 
 
-def _describing(plan: TalkPlan) -> list[Row]:
-    config, source = plan.config, templates(plan.config)
-    asked = language_settings(config)
-    prompts = [explain_prompt(plan.collected.evidence[head], source, asked)[0] for head in plan.heads]
-    sizes = [estimate_prompt(ChatRequest(messages=p.messages, json_schema=SCHEMA)) for p in prompts]
+def _describing(plan: Asks) -> list[Row]:
+    config, asked = plan.config, language_settings(plan.config)
+    sizes = [estimate_prompt(request) for request in plan.prompts]
     probes = 0 if is_stand_in(config.llm) else PROBE_CALLS
     judge = 0 if is_stand_in(config.judge) or not config.judge else PROBE_CALLS
     return [
@@ -129,23 +150,24 @@ def _looping(config: RunConfig, n: int, size: int, reply: int) -> Iterator[Row]:
         yield step.purpose, n * times, n * times * MAX_PROMPT_TOKENS, n * times * step.max_tokens
 
 
-def _scoring(plan: TalkPlan, capabilities: Capabilities) -> list[Row]:
-    names = [name for name in LLM_SCORERS if name in plan.config.scorers]
+def _scoring(plan: Asks, capabilities: Capabilities) -> list[Row]:
+    asker = Asker(FakeChat(()), capabilities, templates(plan.config), plan.config.seed)
+    names = list(dict.fromkeys(name for desk in plan.desks.values() for name in desk.scorers(asker)))
     if not names:
         return []
-    asker = Asker(FakeChat(()), capabilities, templates(plan.config), plan.config.seed)
-    guess = ChatRequest(messages=asker.templates.render("no_evidence", {}).messages, json_schema=GUESS)
+    guess = ChatRequest(messages=asker.templates.render(plan.guess_template, {}).messages, json_schema=GUESS)
     rows: list[Row] = [(NO_EVIDENCE, 1, estimate_prompt(guess), GUESS_TOKENS)]
     for name in names:
         rows += _scorer_rows(plan, asker, name)
     return rows
 
 
-def _scorer_rows(plan: TalkPlan, asker: Asker, name: str) -> Iterator[Row]:
-    largest = {head: found for head in plan.heads if (found := _largest(plan, asker, name, head)) is not None}
-    controls = control_heads(plan.heads, plan.config.seed)
-    controlled = [found.question for head, found in largest.items() if head in controls]
-    again = [largest[head] for head in sorted(order_heads(plan.heads, plan.config.seed, largest))]
+def _scorer_rows(plan: Asks, asker: Asker, name: str) -> Iterator[Row]:
+    units: Sequence[Any] = plan.units
+    largest = {unit: found for unit in units if (found := _largest(plan, asker, name, unit)) is not None}
+    controls = control_units(units, plan.config.seed)
+    controlled = [found.question for unit, found in largest.items() if unit in controls]
+    again = [largest[unit] for unit in sorted(order_units(units, plan.config.seed, largest))]
     questions = [found.question for found in largest.values()]
     repeats = next(iter(largest.values())).repeats if largest else 1
     parts: dict[str, tuple[Sequence[Question[object]], int]] = {
@@ -163,21 +185,21 @@ def _scorer_rows(plan: TalkPlan, asker: Asker, name: str) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _Largest:
-    """The largest question that a scorer may ask about a head, whichever domain is claimed; its items one by one."""
+    """The largest question that a scorer may ask about a unit, whichever domain is claimed; its items one by one."""
 
     question: Question[object]
     singles: tuple[Question[object], ...]
     repeats: int
 
 
-def _largest(plan: TalkPlan, asker: Asker, name: str, head: Head) -> _Largest | None:
+def _largest(plan: Asks, asker: Asker, name: str, unit: Unit) -> _Largest | None:
     found: list[_Largest] = []
-    for items in plan.items.values():
-        scorer: Scorer = scorers(plan.config, asker, plan.model.strings, items.rows)[name]
-        asked = items.of(name, head)
-        if scorer.lacks(asked) is None:
-            singles = tuple(scorer.question(head, LONGEST, [item]) for item in scorer.asked(asked))
-            found.append(_Largest(scorer.question(head, LONGEST, asked), singles, scorer.calls))
+    for desk in plan.desks.values():
+        scorer = desk.scorers(asker).get(name)
+        asked = desk.items(name, unit)
+        if scorer is not None and scorer.lacks(asked) is None:
+            singles = tuple(scorer.question(unit, LONGEST, [item]) for item in scorer.asked(asked))
+            found.append(_Largest(scorer.question(unit, LONGEST, asked), singles, scorer.calls))
     return max(found, key=lambda one: _size(asker, one.question), default=None)
 
 

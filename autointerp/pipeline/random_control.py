@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -41,7 +41,7 @@ OTHER_DRAW = 20_000  # added to the run's seed: the twin's own nulls must not be
 
 @dataclass(frozen=True)
 class RandomWeights:
-    """How many of `n` heads of a model with random weights were described, came out `supported`, and had a margin
+    """How many of `n` units of a model with random weights were described, came out `supported`, and had a margin
     whose interval lies above 0; `share` of the last, with its exact 95 % interval."""
 
     n: int
@@ -67,15 +67,7 @@ class RandomControl:
 
     def facts(self, run: RunFolder, twin: Twin) -> Mapping[str, object]:
         """What `run.json` says of it: the fields of `RandomWeights`, or the reason why there are none."""
-        held = read_json(run.path(FILE))
-        if held:
-            return held
-        if isinstance(twin, Unscored):
-            return {"reason": twin.reason}
-        found = asdict(self.measured(twin))
-        run.path("cache").mkdir(parents=True, exist_ok=True)
-        run.write_text(FILE, json.dumps(found))
-        return found
+        return facts_of(run, twin, self.measured)
 
     def measured(self, twin: LanguageModel) -> RandomWeights:
         """Collect, describe and score heads of `twin`."""
@@ -86,17 +78,11 @@ class RandomControl:
         said = {head: describe(collected.evidence[head]) for head in heads}
         described = {head: d for head, d in said.items() if not d.abstained}
         judged = self._judged(twin, collected, described) if described else {}
-        above = sum(j.margin_low is not None and j.margin_low > 0 for j in judged.values())
-        low, high = clopper_pearson(above, len(heads))
-        return RandomWeights(
-            n=len(heads), described=len(described), abstained=len(heads) - len(described),
-            supported=sum(j.verdict == "supported" for j in judged.values()), margin_above_0=above,
-            share=above / len(heads), low=low, high=high, seconds=round(time.monotonic() - started, 2),
-        )  # fmt: skip
+        return counted([judged.get(head) for head in heads], len(described), started)
 
     def _collected(self, twin: LanguageModel, heads: tuple[Head, ...]) -> Collected:
         explain = few_windows(self._inputs.explain_windows(), WINDOWS)
-        return collect(twin, explain, heads, CollectSpec(self._config.seed + OTHER_DRAW, self._batch_size), _silent)
+        return collect(twin, explain, heads, CollectSpec(self._config.seed + OTHER_DRAW, self._batch_size), silent)
 
     def _judged(
         self, twin: LanguageModel, collected: Collected, described: Mapping[Head, Description]
@@ -104,13 +90,37 @@ class RandomControl:
         config = self._config.model_copy(update={"scorers": ("predicate",)})
         spec = suite_spec(replace(self._inputs, model=twin), collected, self._held_out, config, self._batch_size)
         spec = replace(spec, twin=twin_of(twin, self._config.seed + OTHER_DRAW))
-        scores = Suite(spec, _silent).score(described, {})
+        scores = Suite(spec, silent).score(described, {})
         judged = {head: _judge(described[head], scores[head]) for head in described}
         above = {h: described[h] for h, j in judged.items() if j.margin_low is not None and j.margin_low > 0}
-        ablated = Suite(replace(spec, scorers=("ablation",)), _silent).score(above, {}) if above else {}
+        ablated = Suite(replace(spec, scorers=("ablation",)), silent).score(above, {}) if above else {}
         for head, found in ablated.items():
             judged[head] = _judge(described[head], replace(scores[head], effect=found.effect))
         return judged
+
+
+def facts_of(run: RunFolder, twin: Twin, measured: Callable[[LanguageModel], RandomWeights]) -> Mapping[str, object]:
+    """The control of a run, measured once and kept in its folder; the reason where there is no twin."""
+    held = read_json(run.path(FILE))
+    if held:
+        return held
+    if isinstance(twin, Unscored):
+        return {"reason": twin.reason}
+    found = asdict(measured(twin))
+    run.path("cache").mkdir(parents=True, exist_ok=True)
+    run.write_text(FILE, json.dumps(found))
+    return found
+
+
+def counted(judged: Sequence[Judgement | None], described: int, started: float) -> RandomWeights:
+    """The counts over all units of the control, None for those that were not described; `started`: monotonic."""
+    above = sum(j is not None and j.margin_low is not None and j.margin_low > 0 for j in judged)
+    low, high = clopper_pearson(above, len(judged)) if judged else (float("nan"), float("nan"))
+    return RandomWeights(
+        n=len(judged), described=described, abstained=len(judged) - described,
+        supported=sum(j is not None and j.verdict == "supported" for j in judged), margin_above_0=above,
+        share=above / max(len(judged), 1), low=low, high=high, seconds=round(time.monotonic() - started, 2),
+    )  # fmt: skip
 
 
 def drawn_heads(model: LanguageModel, seed: int) -> tuple[Head, ...]:
@@ -130,5 +140,5 @@ def _judge(said: Description, scores: HeadScores) -> Judgement:
     return judge(said, numbers, tuple(scores.unscored), scores.effect)
 
 
-def _silent(stage: str, done: int, of: int) -> None:
+def silent(stage: str, done: int, of: int) -> None:
     """The stages inside would read as those of the run."""

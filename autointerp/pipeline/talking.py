@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,17 +20,17 @@ from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, Progress
 from autointerp.explain import DetectorExplainer, Explainer, Explanation, LanguageExplainer
 from autointerp.explain.language import LanguageSettings
-from autointerp.llm import ClientOptions, Prices, Usage, find_prices
+from autointerp.llm import Capabilities, ClientOptions, Prices, Usage, find_prices
 from autointerp.model import LanguageModel
 from autointerp.pipeline.agent_journal import RunJournals
 from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_explainers, shuffled, step_asker, told
-from autointerp.pipeline.describing import Pace, describe_heads, used_up
+from autointerp.pipeline.describing import Pace, U, describe_units, used_up
 from autointerp.pipeline.judging import ask_second_judge, repeat_judge
-from autointerp.pipeline.llm_scores import Items, LlmScoring, Scored, score_with_llm
+from autointerp.pipeline.llm_scores import ByScorer, Items, LlmScoring, Scored, controls_of, head_desks, score_with_llm
 from autointerp.prompting import VARIABLES, Templates
-from autointerp.records import Description, Head, Transcript
+from autointerp.records import Description, Failure, Head, Transcript
 from autointerp.report.folder import read_json
-from autointerp.scoring.asking import Asker
+from autointerp.scoring.asking import Asker, Controls
 from autointerp.store import CallLog, RequestCache, RunFolder
 
 CACHE = "requests.sqlite"
@@ -51,14 +52,26 @@ class TalkPlan:
 
 
 @dataclass
-class Talk:
+class Costs:
+    """What the chat models of a run cost in USD, by role (None: the price is unknown), and what users should know."""
+
+    costs: dict[str, float | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """All of it; None where nothing was asked or a price is unknown."""
+        found = [cost for cost in self.costs.values() if cost is not None]
+        return sum(found) if found and len(found) == len(self.costs) else None
+
+
+@dataclass
+class Talk(Costs):
     """What came out: descriptions, scores of the scorers that ask, and what it cost."""
 
-    descriptions: dict[Head, Explanation]
+    descriptions: dict[Head, Explanation] = field(default_factory=dict)
     scored: Scored = field(default_factory=dict)
     transcripts: dict[Head, Transcript] = field(default_factory=dict)
-    cost_usd: float | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 async def try_server(run: RunFolder, config: RunConfig, settings: Settings) -> None:
@@ -78,19 +91,53 @@ async def talk(run: RunFolder, plan: TalkPlan, state: Talk, progress: Progress) 
     if plan.config.explainer != "llm":
         await _describe(run, DetectorExplainer(), plan, state, progress)
         return
-    log = CallLog(run)
-    with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
-        async with chat_session(chat_options(plan.config, plan.settings, log), cache, log) as session:
-            state.notes += session.notes
-            run.write_json(SERVER_FILE, session.capabilities)
-            try:
-                scoring = await _with_server(run, plan, state, session, progress)
-            finally:
-                state.cost_usd = session.budget.cost
+    with run_chats(run, plan.config, plan.settings, state) as chats:
+        async with chats.explainer() as session:
+            scoring = await _with_server(run, plan, state, session, progress)
             if plan.config.judge:
-                options = judge_options(plan.config, plan.settings, log, session.budget.cost)
-                async with chat_session(options, cache, log) as judge:
-                    await _with_judge(scoring, state, judge, progress)
+                await chats.ask_judge(session, scoring, state.scored, progress)
+
+
+@dataclass(frozen=True)
+class Chats:
+    """The chat models of a run, its cache and its log of calls."""
+
+    run: RunFolder
+    config: RunConfig
+    settings: Settings
+    state: Costs
+    cache: RequestCache
+    log: CallLog
+
+    @asynccontextmanager
+    async def explainer(self) -> AsyncIterator[ChatSession]:
+        """The model that describes and scores; what it can do is kept in the run."""
+        async with chat_session(chat_options(self.config, self.settings, self.log), self.cache, self.log) as session:
+            self.state.notes += session.notes
+            self.run.write_json(SERVER_FILE, session.capabilities)
+            try:
+                yield session
+            finally:
+                self.state.costs["explainer"] = session.budget.cost
+
+    async def ask_judge(
+        self, first: ChatSession, scoring: LlmScoring[U], into: dict[U, ByScorer], progress: Progress
+    ) -> None:
+        """The same items asked of the second judge, within what the first model left of the budget."""
+        options = judge_options(self.config, self.settings, self.log, first.budget.cost)
+        async with chat_session(options, self.cache, self.log) as session:
+            asker = replace(scoring.asker, chat=session.chat, capabilities=session.capabilities)
+            try:
+                await ask_second_judge(scoring, asker, session.endpoint.model, into, progress)
+            finally:
+                self.state.costs["judge"] = session.budget.cost
+
+
+@contextmanager
+def run_chats(run: RunFolder, config: RunConfig, settings: Settings, state: Costs) -> Iterator[Chats]:
+    """The request cache of the runs' folder, open, and the models that a run talks to."""
+    with RequestCache(run.root.parent / CACHE, run.run_id) as cache:
+        yield Chats(run, config, settings, state, cache, CallLog(run))
 
 
 def chat_options(config: RunConfig, settings: Settings, log: CallLog | None = None) -> ChatOptions:
@@ -154,15 +201,17 @@ def template_names(config: RunConfig) -> tuple[str, ...]:
     return tuple(n for n in VARIABLES if config.agent_plan.on or not n.startswith(AGENT_TEMPLATES))
 
 
-def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, int | None]:
-    """The config of a run on disk with `given` in place of its own, and the context of its server where it is known."""
+def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, Capabilities]:
+    """The config of a run on disk with `given` in place of its own, and its server as far as it is known."""
     saved = read_json(folder / "config.json").get("config", {})
     try:
         config = RunConfig.model_validate({**saved, **given})
     except ValidationError as error:
         raise BadInput(f"{folder / 'config.json'} is not of this version ({error.errors()[0]['msg']}).") from None
-    context = read_json(folder / SERVER_FILE).get("context")
-    return config, context if isinstance(context, int) else None
+    try:
+        return config, Capabilities.model_validate_json((folder / SERVER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return config, Capabilities()
 
 
 def language_settings(config: RunConfig) -> LanguageSettings:
@@ -171,10 +220,10 @@ def language_settings(config: RunConfig) -> LanguageSettings:
 
 async def _with_server(
     run: RunFolder, plan: TalkPlan, state: Talk, session: ChatSession, progress: Progress
-) -> LlmScoring:
+) -> LlmScoring[Head]:
     source = templates(plan.config)
     asked = language_settings(plan.config)
-    explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run))
+    explainer = LanguageExplainer(session.chat, session.capabilities, source, asked, used_up(run, Head), session.room)
     await _describe(run, explainer, plan, state, progress)
     if plan.lab is not None:
         await _loop(run, plan, plan.lab, state, session, progress)
@@ -184,8 +233,12 @@ async def _with_server(
         if isinstance(e.outcome, Description) and not e.outcome.abstained
     }
     asker = Asker(session.chat, session.capabilities, source, plan.config.seed)
-    strings, pace = plan.model.strings, _pace(plan.settings)
-    scoring = LlmScoring(plan.config, asker, strings, plan.heads, plan.items, described, pace)
+    desks = head_desks(plan.config, plan.model.strings, plan.items)
+
+    def controls(head: Head, scorer: str, guess: Description | Failure | None) -> Controls:
+        return controls_of(head, scorer, described, guess, plan.config.seed)
+
+    scoring = LlmScoring(plan.config, asker, plan.heads, desks, described, pace(plan.settings), controls)
     state.notes += await score_with_llm(scoring, state.scored, progress)
     state.notes += await repeat_judge(scoring, state.scored, progress)
     return scoring
@@ -201,7 +254,7 @@ async def _loop(
         step_asker(config, plan.settings, session, source),
         RunJournals(run),
         LoopSpec(rounds=config.agent_plan.rounds),
-        _pace(plan.settings),
+        pace(plan.settings),
         shuffled(plan.heads) if config.agent_plan.shuffled else {},
         told=len(plan.heads) == 1,
         samples=sample_explainers(config, session, source, plan.heads),
@@ -210,18 +263,13 @@ async def _loop(
     state.notes.append(told(state.transcripts))
 
 
-async def _with_judge(scoring: LlmScoring, state: Talk, session: ChatSession, progress: Progress) -> None:
-    asker = replace(scoring.asker, chat=session.chat, capabilities=session.capabilities)
-    try:
-        await ask_second_judge(scoring, asker, session.endpoint.model, state.scored, progress)
-    finally:
-        both = (state.cost_usd, session.budget.cost)
-        state.cost_usd = None if None in both else sum(cost for cost in both if cost is not None)
-
-
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:
-    await describe_heads(run, explainer, plan.collected, plan.heads, state.descriptions, progress, _pace(plan.settings))
+    async def explain(head: Head) -> Explanation:
+        return await explainer.explain(plan.collected.evidence[head])
+
+    await describe_units(run, explain, plan.heads, state.descriptions, progress, pace(plan.settings))
 
 
-def _pace(settings: Settings) -> Pace:
+def pace(settings: Settings) -> Pace:
+    """How many requests run at once, and how long those under way may take after a stop."""
     return Pace(settings.concurrency, settings.timeout)

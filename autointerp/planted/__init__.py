@@ -1,4 +1,5 @@
-"""A model whose heads do known things, its text, and the key to it: ground truth for the explainers and scorers.
+"""A model whose heads do known things, one whose neurons and dictionary do, their text, and the keys to them: ground
+truth for explainers and scorers.
 
-Only the benchmark reads `key`; the layers contract and a contract of its own keep it out of evidence and prompts.
+Only the benchmark reads a key; the layers contract and a contract of its own keep it out of evidence and prompts.
 """

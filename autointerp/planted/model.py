@@ -17,13 +17,13 @@ from autointerp.planted.tokenizer import planted_tokenizer
 SPEC = "planted"
 
 
-def seed_of(spec: str) -> int | None:
+def seed_of(spec: str, model: str = SPEC) -> int | None:
     """The seed of `planted` or `planted:SEED`; None for any other model. Raises BadInput for a seed that is none."""
     name, colon, seed = spec.partition(":")
-    if name != SPEC:
+    if name != model:
         return None
     if colon and not seed.isdecimal():
-        raise BadInput(f"--model {spec!r} has no seed after the colon. Write planted, or planted:3.")
+        raise BadInput(f"--model {spec!r} has no seed after the colon. Write {model}, or {model}:3.")
     return int(seed or 0)
 
 

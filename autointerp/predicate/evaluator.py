@@ -4,7 +4,8 @@
 2. Each node yields an array that broadcasts to [row dst src] and is only as large as what it depends on: a
    source's property is [row 1 src], the distance [1 dst src]. Parts of one shape are joined before they meet
    another shape, so most of the work happens on [row pos].
-3. Selectors pick one source of each destination among those at or before it.
+3. any(..) looks for one matching source before each destination: along the row where all destinations see the same
+   sources, over the pairs elsewhere. Selectors pick one source of each destination among those at or before it.
 4. The result is cut to `src <= dst` and to fed positions. Nothing right of `dst` is ever read.
 """
 
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from autointerp.errors import BadInput
 from autointerp.predicate.parser import Predicate
 from autointerp.predicate.tokens import TokenRows, TokenTable
 from autointerp.predicate.tree import (
     And,
+    AnyBefore,
     Attribute,
     Choice,
     Compare,
@@ -35,6 +38,8 @@ from autointerp.predicate.tree import (
     StringTest,
     Token,
     Value,
+    names_source,
+    searches_back,
 )
 
 _BLOCK_CELLS = 2**20
@@ -69,6 +74,35 @@ def evaluate(
         np.logical_and(holds, grid.causal, out=result[block])
         if (rows.lengths < width).any():
             result[block] &= rows.valid[:, :, None]
+    return result
+
+
+def evaluate_positions(
+    predicate: Predicate,
+    ids: Int[np.ndarray, "row pos"],
+    lengths: Int[np.ndarray, " row"],
+    table: TokenTable,
+) -> Bool[np.ndarray, "row pos"]:
+    """Where a predicate about one position holds: True only for fed positions.
+
+    Arguments as of `evaluate`. Pairs are looked at in blocks, and only for any(..). Raises BadInput for ids or
+    lengths that do not fit, and for a predicate that speaks of a source outside any(..).
+    """
+    if names_source(predicate.tree):
+        raise BadInput(f"{predicate} speaks of a source outside any(..), so it does not hold for one position. "
+                       "Use evaluate, or any(..).")  # fmt: skip
+    n_rows, width = ids.shape
+    result = np.zeros((n_rows, width), dtype=bool)
+    if width == 0:
+        return result
+    step = max(1, _BLOCK_CELLS // (width**2 if searches_back(predicate.tree) else width))
+    grid = _Grid.of(width)
+    for start in range(0, n_rows, step):
+        block = slice(start, start + step)
+        rows = TokenRows(ids[block], lengths[block], table)
+        holds = _Block(rows, grid).condition(predicate.tree)
+        result[block] = holds[:, :, 0]
+        result[block] &= rows.valid
     return result
 
 
@@ -110,6 +144,8 @@ class _Block:
                 return np.logical_not(self.condition(node.operand))
             case Select():
                 return self._select(node)
+            case AnyBefore():
+                return self._any(node)
             case Compare():
                 return self._compare(node)
             case Member():
@@ -175,6 +211,15 @@ class _Block:
         else:
             chosen = _choose_each(np.logical_and(holds, self._grid.causal), node.choice)
         return np.equal(chosen[:, :, None], position)
+
+    def _any(self, node: AnyBefore) -> _Array:
+        holds = self.condition(node.operand)
+        if holds.shape[1] > 1:
+            return np.asarray(np.logical_and(holds, self._grid.past).any(axis=2, keepdims=True))
+        width = self._grid.past.shape[1]
+        before = np.zeros((holds.shape[0], width), dtype=bool)
+        before[:, 1:] = np.logical_or.accumulate(np.broadcast_to(holds[:, 0, :], before.shape), axis=1)[:, :-1]
+        return before[:, :, None]
 
 
 def _choose_along(holds: _Array, position: _Array, choice: Choice) -> _Array:

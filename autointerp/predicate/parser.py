@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from autointerp.errors import PredicateError
 from autointerp.predicate.reader import Reader
-from autointerp.predicate.tree import Condition, count_nodes
+from autointerp.predicate.tree import Condition, Or, count_nodes, names_source
 
 MAX_CHARACTERS = 400
 MAX_NODES = 64
@@ -32,6 +32,7 @@ _REFUSED = {
     "foreign": "a letter outside ASCII; write plain letters and straight quotes, all else inside quotes",
     "mark": "a comment, semicolon or backslash; write one expression only",
 }
+_FIRST_WORDS = {False: "distance == 1", True: 'dst.lower == "the"'}
 _SYNTAX_HINTS = (
     (re.compile("&&"), "write `and`"),
     (re.compile(r"\|\|"), "write `or`"),
@@ -62,13 +63,37 @@ def parse(text: str) -> Predicate:
     At most 400 characters and 64 nodes. Raises PredicateError for everything that is not a predicate, with
     the 0-based character `column` of the place and what to write instead.
     """
+    return _parse(text, positional=False)
+
+
+def parse_positional(text: str) -> Predicate:
+    """Read a predicate about one position: `dst`, and earlier tokens inside any(..) only.
+
+    Limits and errors as for `parse`; src, distance, nearest, first and all outside any(..) raise PredicateError.
+    """
+    return _parse(text, positional=True)
+
+
+def is_positional(tree: Condition) -> bool:
+    """Whether a tree is a condition of the destination alone, so that `evaluate_positions` can decide it."""
+    return not names_source(tree)
+
+
+def alternatives(predicate: Predicate) -> tuple[Predicate, ...]:
+    """The parts that an outermost `or` joins, each a claim of its own; the predicate itself where there is none."""
+    tree = predicate.tree
+    return tuple(Predicate(part, str(part)) for part in tree.operands) if isinstance(tree, Or) else (predicate,)
+
+
+def _parse(text: str, *, positional: bool) -> Predicate:
     if len(text) > MAX_CHARACTERS:
         raise _error(f"{len(text)} characters, at most {MAX_CHARACTERS} are read; shorten it", MAX_CHARACTERS)
     source = _clean(text)
     if not source.strip():
-        raise _error("the predicate is empty; write a condition such as distance == 1", 0)
+        raise _error(f"the predicate is empty; write a condition such as {_FIRST_WORDS[positional]}", 0)
     margin = len(source) - len(source.lstrip())
-    tree = Reader(source.strip(), margin).condition(_python_tree(source.strip(), margin))
+    reader = Reader(source.strip(), margin, positional=positional)
+    tree = reader.condition(_python_tree(source.strip(), margin))
     predicate = Predicate(tree, text)
     if predicate.n_nodes > MAX_NODES:
         limit = f"{predicate.n_nodes} nodes, at most {MAX_NODES} are evaluated"

@@ -11,6 +11,7 @@ from autointerp.errors import PredicateError
 from autointerp.predicate.tree import (
     ATTRIBUTES,
     And,
+    AnyBefore,
     Attribute,
     Choice,
     Compare,
@@ -28,6 +29,7 @@ from autointerp.predicate.tree import (
     Test,
     Token,
     Value,
+    names_source,
 )
 
 MAX_PREV = 3
@@ -41,6 +43,7 @@ _SIGNS: dict[type[ast.cmpop], Sign] = {
 }  # fmt: skip
 _SPELLINGS = {"is_capitalized": "is_capitalised"}
 _NAMES = ("dst", "src", "distance", "True", "False")
+_FUNCTIONS = (*_CHOICES, "any")
 _STEPS = ("prev", "next")
 _ADVICE: dict[type[ast.AST], str] = {
     ast.BinOp: "arithmetic and & | are not part of the language; use distance, and, or",
@@ -55,11 +58,15 @@ _ADVICE: dict[type[ast.AST], str] = {
 
 
 class Reader:
-    """Reads the nodes of one source line; `margin` is the number of characters cut off before it."""
+    """Reads the nodes of one source line; `margin` is the number of characters cut off before it.
 
-    def __init__(self, source: str, margin: int) -> None:
+    With `positional`, src, distance and the choices among sources are refused outside any(..).
+    """
+
+    def __init__(self, source: str, margin: int, *, positional: bool = False) -> None:
         self._bytes = source.encode("utf-8", "surrogatepass")
         self._margin = margin
+        self._sources = not positional
 
     def condition(self, node: ast.expr) -> Condition:
         """A condition, or PredicateError."""
@@ -135,16 +142,33 @@ class Reader:
     def _call(self, node: ast.Call) -> Condition:
         function, arguments = node.func, node.args
         if node.keywords or len(arguments) != 1:
-            self._fail(node, "nearest, first, all, contains, startswith, endswith take one argument each")
+            self._fail(node, "nearest, first, all, any, contains, startswith, endswith take one argument each")
         if isinstance(function, ast.Name):
-            if function.id not in _CHOICES:
-                self._unknown(function, "function", function.id, _CHOICES)
+            if function.id not in _FUNCTIONS:
+                self._unknown(function, "function", function.id, _FUNCTIONS)
+            if function.id == "any":
+                return self._any(arguments[0])
+            self._check_source(function, f"{function.id}(..)")
             return Select(_CHOICES[function.id], self.condition(arguments[0]))
         if isinstance(function, ast.Attribute):
             if function.attr not in _TESTS:
                 self._unknown(function, "string test", function.attr, _TESTS)
             return self._string_test(function.value, _TESTS[function.attr], arguments[0])
-        self._fail(node, "only nearest, first and all can be called")
+        self._fail(node, "only nearest, first, all and any can be called")
+
+    def _any(self, argument: ast.expr) -> AnyBefore:
+        outside, self._sources = self._sources, True
+        operand = self.condition(argument)
+        self._sources = outside
+        if not names_source(operand):
+            self._fail(argument, f"any({operand}) says nothing of an earlier token; write src in it, or leave any out")
+        return AnyBefore(operand)
+
+    def _check_source(self, place: ast.expr, name: str) -> None:
+        """Refuse a source where only one position is spoken of."""
+        if not self._sources:
+            self._fail(place, f"{name} stands outside any(..), but the rule is about one position, dst; "
+                              "write dst, or any(CONDITION on src) for an earlier token")  # fmt: skip
 
     def _string_test(self, place: ast.expr, test: Test, argument: ast.expr, *, negated: bool = False) -> StringTest:
         value, literal = self._value(place), self._literal(argument)
@@ -168,6 +192,7 @@ class Reader:
     def _value(self, node: ast.expr) -> Value:
         match node:
             case ast.Name(id="distance"):
+                self._check_source(node, "distance")
                 return Distance()
             case ast.Name() | ast.Attribute():
                 return self._token_or_attribute(node)
@@ -186,6 +211,8 @@ class Reader:
             self._fail(base, "attributes belong to dst and src only; " + _advice(base))
         if base.id not in _SIDES:
             self._unknown(base, "name", base.id, _NAMES)
+        if base.id == "src":
+            self._check_source(base, "src")
         token = Token(_SIDES[base.id])
         for place in steps[:-1]:
             token = self._move(place, token)
@@ -200,7 +227,7 @@ class Reader:
         if place.attr == "next" and token == Token("src"):
             return Token("src", 1)
         if place.attr == "next" and token.side == "dst":
-            self._fail(place, "dst.next is the future, which no head can see; use src.next, or dst.prev")
+            self._fail(place, "dst.next is the future, which no token can see; use src.next, or dst.prev")
         if place.attr in _STEPS:
             self._fail(place, f"{token}.{place.attr} is too far; up to {MAX_PREV} .prev, or one src.next")
         if place.attr in ATTRIBUTES:
@@ -234,7 +261,7 @@ class Reader:
 
 
 def _advice(node: ast.expr) -> str:
-    return _ADVICE.get(type(node), "use dst, src, distance, and, or, not, nearest(..), first(..), all(..)")
+    return _ADVICE.get(type(node), "use dst, src, distance, and, or, not, nearest(..), first(..), all(..), any(..)")
 
 
 def _comparison_with(value: Value) -> str:

@@ -154,7 +154,7 @@ class Not:
     operand: Condition
 
     def __str__(self) -> str:
-        bare = isinstance(self.operand, Attribute | Literal | Select | Not)
+        bare = isinstance(self.operand, Attribute | Literal | Select | AnyBefore | Not)
         return f"not {self.operand}" if bare else f"not ({self.operand})"
 
 
@@ -185,14 +185,55 @@ class Select:
         return f"{self.choice}({self.operand})"
 
 
-Condition = Attribute | Literal | Compare | Member | StringTest | Not | And | Or | Select
+@dataclass(frozen=True, slots=True)
+class AnyBefore:
+    """True for a destination where some source strictly before it matches: a condition of the destination alone."""
+
+    operand: Condition
+
+    def __str__(self) -> str:
+        return f"any({self.operand})"
+
+
+Condition = Attribute | Literal | Compare | Member | StringTest | Not | And | Or | Select | AnyBefore
+
+
+def names_source(node: Condition | Value) -> bool:
+    """Whether the tree speaks of a source of its own, outside any(..): then it is no condition of one position."""
+    match node:
+        case Token():
+            return node.side == "src"
+        case Attribute():
+            return node.token.side == "src"
+        case Distance() | Select():
+            return True
+        case Literal() | AnyBefore():
+            return False
+        case Not():
+            return names_source(node.operand)
+        case Member() | StringTest():
+            return names_source(node.value)
+        case And() | Or() | Compare():
+            return any(names_source(part) for part in node.operands)
+
+
+def searches_back(node: Condition | Value) -> bool:
+    """Whether the tree contains an any(..)."""
+    match node:
+        case AnyBefore():
+            return True
+        case Not() | Select():
+            return searches_back(node.operand)
+        case And() | Or():
+            return any(searches_back(part) for part in node.operands)
+    return False
 
 
 def count_nodes(node: Condition | Value) -> int:
     """Size of a tree: an attribute, a literal and a whole set of literals count one each."""
     if isinstance(node, And | Or | Compare):
         return 1 + sum(count_nodes(part) for part in node.operands)
-    if isinstance(node, Not | Select):
+    if isinstance(node, Not | Select | AnyBefore):
         return 1 + count_nodes(node.operand)
     if isinstance(node, Member | StringTest):
         return 2 + count_nodes(node.value)

@@ -8,6 +8,7 @@ import textwrap
 from autointerp.display import tokens_text
 from autointerp.records import Example, HeadReport, Interval, Score
 from autointerp.report.judged import score_lines
+from autointerp.report.nouns import Report, unit_of
 from autointerp.report.summary import headline, margin_group
 from autointerp.report.timeline import timeline_lines
 from autointerp.tokentext import printable, visible
@@ -19,25 +20,28 @@ _INDENT = 14
 def card_text(report: HeadReport) -> str:
     """The card of one head, at most 96 columns wide where words allow."""
     parts = [
-        _title(report),
-        _claims(report),
-        _numbers(report),
-        _controls(report),
-        "\n".join(_line(name, text) for name, text in timeline_lines(report.transcript)),
+        title(report),
+        claims(report),
+        numbers(report),
+        controls(report),
+        "\n".join(line(name, text) for name, text in timeline_lines(report.transcript)),
         _stats(report),
         _detectors(report),
     ]
-    parts += [_examples(report), _failures(report)]
+    parts += [_examples(report), failures(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(report: HeadReport) -> str:
+def title(report: Report) -> str:
+    """Unit, label, status and verdict, with its reason."""
     judged = report.judgement
     label = report.description.label if report.description is not None else "no description"
-    return f"{report.head}   {label}   {report.status}   {judged.verdict.upper()}\n" + _line("verdict", judged.reason)
+    first = f"{unit_of(report)}   {label}   {report.status}   {judged.verdict.upper()}\n"
+    return first + line("verdict", judged.reason)
 
 
-def _line(name: str, text: str) -> str:
+def line(name: str, text: str) -> str:
+    """A named line, wrapped and flat; nothing where there is no text."""
     flat = " ".join(printable(text).split())
     if not flat:
         return ""
@@ -47,46 +51,49 @@ def _line(name: str, text: str) -> str:
     )  # fmt: skip
 
 
-def _claims(report: HeadReport) -> str:
+def claims(report: Report) -> str:
+    """What the description says."""
     said = report.description
     if said is None:
         return ""
     domain = "" if said.domain == "text" else f"  (a claim about {said.domain})"
     lines = [
-        _line("summary", said.summary),
-        _line("looks at", said.looks_at),
-        _line("writes", said.writes),
-        _line("predicate", said.predicate + domain if said.predicate else ""),
-        _line("conditions", said.conditions),
-        _line("but not", said.counterexamples),
-        _line("labels", ", ".join(said.labels)),
-        _line("confidence", f"{_short(said.confidence)} (stated by the explainer)"),
+        line("summary", said.summary),
+        line("looks at", said.looks_at),
+        line("writes", said.writes),
+        line("predicate", said.predicate + domain if said.predicate else ""),
+        line("conditions", said.conditions),
+        line("but not", said.counterexamples),
+        line("labels", ", ".join(said.labels)),
+        line("confidence", f"{short(said.confidence)} (stated by the explainer)"),
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _numbers(report: HeadReport) -> str:
+def numbers(report: Report) -> str:
+    """The score, what it covers, its margin, and the other scores."""
     judged, score = report.judgement, headline(report)
     lines = []
     if judged.score is not None:
         on = f"{judged.metric} on held-out {judged.domain}"
         lines.append(
-            f"score:        {_short(judged.score)} "
-            f"[{_short(judged.score_low)}, {_short(judged.score_high)}]  {on}, "
-            f"chance {_short(judged.chance)}, {judged.n_items:,} items of {judged.n_docs:,} documents"
+            f"score:        {short(judged.score)} "
+            f"[{short(judged.score_low)}, {short(judged.score_high)}]  {on}, "
+            f"chance {short(judged.chance)}, {judged.n_items:,} items of {judged.n_docs:,} documents"
         )
     if judged.coverage is not None and math.isfinite(judged.coverage):
-        lines.append(f"coverage:     {judged.coverage:.0%} of the contribution, unexplained {1 - judged.coverage:.0%}")
+        mass = "contribution" if isinstance(report, HeadReport) else "activation"
+        lines.append(f"coverage:     {judged.coverage:.0%} of the {mass}, unexplained {1 - judged.coverage:.0%}")
     lines.append(_margin(report))
     if score is not None and score.state:
-        lines.append(_line("state", score.state))
+        lines.append(line("state", score.state))
     lines += [f"              {_score_line(item)}" for item in report.scores if item is not score]
-    lines += [_line(name, text) for item in report.scores for name, text in score_lines(item)]
-    lines += [_line("unscored", f"{item.scorer}: {item.reason}") for item in report.unscored]
+    lines += [line(name, text) for item in report.scores for name, text in score_lines(item)]
+    lines += [line("unscored", f"{item.scorer}: {item.reason}") for item in report.unscored]
     return "\n".join(line for line in lines if line)
 
 
-def _margin(report: HeadReport) -> str:
+def _margin(report: Report) -> str:
     judged, group = report.judgement, margin_group(report)
     if group == "equals a rule":
         return f"margin:       none over rivals: = {_rule(report)}"
@@ -94,31 +101,32 @@ def _margin(report: HeadReport) -> str:
         return "margin:       not counted: rests on the first token"
     if judged.margin is None:
         return ""
-    interval = f"[{_short(judged.margin_low)}, {_short(judged.margin_high)}]"
+    interval = f"[{short(judged.margin_low)}, {short(judged.margin_high)}]"
     return f"margin:       {judged.margin:+.3g} {interval} against {printable(judged.compared_with)}"
 
 
-def _rule(report: HeadReport) -> str:
+def _rule(report: Report) -> str:
     score = headline(report)
     return ", ".join(printable(c.name) for c in (score.controls if score else ()) if c.same_rule)
 
 
 def _score_line(score: Score) -> str:
     return (
-        f"{score.scorer} {score.metric} on {score.domain}: {_short(score.value)} "
-        f"[{_short(score.low)}, {_short(score.high)}], chance {_short(score.chance)}"
+        f"{score.scorer} {score.metric} on {score.domain}: {short(score.value)} "
+        f"[{short(score.low)}, {short(score.high)}], chance {short(score.chance)}"
     )
 
 
-def _controls(report: HeadReport) -> str:
+def controls(report: Report) -> str:
+    """The score beside each control."""
     score = headline(report)
     if score is None or not score.controls:
         return ""
     lines = [f"{'controls':<34}{'kind':<8}{'value':>8}  {'score minus it':<26}beaten"]
     for c in score.controls:
-        difference = "the same rule" if c.same_rule else f"{_short(c.difference)} [{_short(c.low)}, {_short(c.high)}]"
+        difference = "the same rule" if c.same_rule else f"{short(c.difference)} [{short(c.low)}, {short(c.high)}]"
         beaten = "= this rule" if c.same_rule else ("yes" if c.beaten else "no")
-        lines.append(f"  {printable(c.name)[:31]:<32}{c.kind:<8}{_short(c.value):>8}  {difference:<26}{beaten}")
+        lines.append(f"  {printable(c.name)[:31]:<32}{c.kind:<8}{short(c.value):>8}  {difference:<26}{beaten}")
     return "\n".join(lines)
 
 
@@ -129,17 +137,17 @@ def _stats(report: HeadReport) -> str:
         ("entropy", stats.entropy),
         ("distance", stats.mean_distance), ("loss rise", report.ablation_loss), ("KL", report.ablation_kl),
     ]  # fmt: skip
-    text = "; ".join(f"{name} {_interval(value)}" for name, value in named if math.isfinite(value.value))
-    return _line("statistics", f"{text}; {stats.n_rows:,} rows of {stats.n_docs:,} documents")
+    text = "; ".join(f"{name} {interval(value)}" for name, value in named if math.isfinite(value.value))
+    return line("statistics", f"{text}; {stats.n_rows:,} rows of {stats.n_docs:,} documents")
 
 
 def _detectors(report: HeadReport) -> str:
     firing = [r for r in report.evidence.readings if r.fires]
     text = "; ".join(
-        f"{r.name} on {r.data} {_short(r.value)} (percentile {r.percentile:.0f}, {r.lift_over_uniform:.3g} x uniform)"
+        f"{r.name} on {r.data} {short(r.value)} (percentile {r.percentile:.0f}, {r.lift_over_uniform:.3g} x uniform)"
         for r in firing
     )
-    return _line("detectors", text or "none fires")
+    return line("detectors", text or "none fires")
 
 
 def _examples(report: HeadReport) -> str:
@@ -155,13 +163,16 @@ def _example(example: Example) -> str:
     return f"example:      {before}[[{visible(example.dst_token)}]]{after}\n              {looked}"
 
 
-def _failures(report: HeadReport) -> str:
-    return "\n".join(_line("FAILED", f"{item.stage}: {item.reason}") for item in report.failures)
+def failures(report: Report) -> str:
+    """The steps that failed."""
+    return "\n".join(line("FAILED", f"{item.stage}: {item.reason}") for item in report.failures)
 
 
-def _interval(interval: Interval) -> str:
-    return f"{_short(interval.value)} [{_short(interval.low)}, {_short(interval.high)}]"
+def interval(interval: Interval) -> str:
+    """A number with its interval."""
+    return f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]"
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """Three digits."""
     return "\u2013" if value is None or not math.isfinite(value) else f"{value:.3g}"

@@ -1,39 +1,40 @@
-"""The command that reproduces one head of a run, from the run's own command or from its config."""
+"""The command that reproduces one unit of a run, from the run's own command or from its config."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from typing import Any, Literal
 
 from autointerp.config import RunConfig
 
-HEAD = "@HEAD@"  # stands for the head in the template; made of characters that a shell leaves alone
-_HEAD = re.compile(r"[Ll]\d+[Hh]\d+")
-_DROP_VALUE = {"--heads", "--out", "--format", "--api-key"}
+UNIT = "@UNIT@"  # stands for the unit in the template; made of characters that a shell leaves alone
+_UNIT = re.compile(r"[Ll]\d+[HhNnFf]\d+")
+_DROP_VALUE = {"--heads", "--select", "--sample", "--out", "--format", "--api-key"}
 _DROP_FLAG = {"--retry-failed", "--dry-run"}
-_VERBS = {"describe-all-heads", "describe-head"}
+Kind = Literal["head", "feature"]
 
 
-def head_command(config: dict[str, Any], command: str | None) -> str:
-    """A shell line with `@HEAD@` where the head goes: `autointerp describe-head @HEAD@ --model demo ...`."""
-    words = _from_command(command) if command else None
-    return shlex.join([*(words or _from_config(config)), "--out", f"runs/{HEAD}"])
+def unit_command(config: dict[str, Any], command: str | None, kind: Kind = "head") -> str:
+    """A shell line with `@UNIT@` where the unit goes: `autointerp describe-head @UNIT@ --model demo ...`."""
+    words = _from_command(command, kind) if command else None
+    return shlex.join([*(words or _from_config(config, kind)), "--out", f"runs/{UNIT}"])
 
 
-def _from_command(command: str) -> list[str] | None:
+def _from_command(command: str, kind: Kind) -> list[str] | None:
     try:
         words = shlex.split(command)
     except ValueError:
         return None
-    place = next((i for i, word in enumerate(words) if word in _VERBS), None)
+    one = f"describe-{kind}"
+    place = next((i for i, word in enumerate(words) if word in {one, f"describe-all-{kind}s"}), None)
     if place is None:
         return None
     rest = words[place + 1 :]
-    if words[place] == "describe-head":
-        named = next((i for i, word in enumerate(rest) if (i == 0 and word[:1] != "-") or _HEAD.fullmatch(word)), None)
+    if words[place] == one:
+        named = next((i for i, word in enumerate(rest) if (i == 0 and word[:1] != "-") or _UNIT.fullmatch(word)), None)
         rest = [word for i, word in enumerate(rest) if i != named]
-    return [*words[:place], "describe-head", HEAD, *_without_run_options(rest)]
+    return [*words[:place], one, UNIT, *_without_run_options(rest)]
 
 
 def _without_run_options(words: list[str]) -> list[str]:
@@ -50,12 +51,16 @@ def _without_run_options(words: list[str]) -> list[str]:
     return kept
 
 
-def _from_config(config: dict[str, Any]) -> list[str]:
-    words = ["autointerp", "describe-head", HEAD]
+def _from_config(config: dict[str, Any], kind: Kind) -> list[str]:
+    words = ["autointerp", f"describe-{kind}", UNIT]
     for name, field in RunConfig.model_fields.items():
         value = config.get(name)
         implied = name == "agent" and config.get("explainer") == "llm"  # the command line's default is another one
-        if name in {"heads", "blind"} or value is None or (_same(value, field.default) and not implied):
+        if (
+            name in {"heads", "select", "sample", "blind"}
+            or value is None
+            or (_same(value, field.default) and not implied)
+        ):
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, list | tuple):

@@ -26,6 +26,7 @@ from autointerp.records import (
     TokenValue,
 )
 from autointerp.report.judged import score_lines
+from autointerp.report.nouns import Report
 from autointerp.report.summary import headline, margin_group
 from autointerp.report.timeline import timeline
 from autointerp.report.words import words_json
@@ -56,12 +57,11 @@ def trimmed(card: Json, per_stratum: int, *, with_prompts: bool) -> Json:
     return out | {"made": {**card["made"], "prompt": [], "raw_replies": [], "left_out": True}, "agent": agent}
 
 
-def card(report: HeadReport) -> Json:
-    """Everything the card of one head shows, its examples and prompts included."""
-    evidence, said, made = report.evidence, report.description, report.provenance
+def claims_json(report: Report) -> Json:
+    """What heads, neurons and latents have in common on their cards: the claims, the scores, how they came about."""
+    said, made = report.description, report.provenance
     score = headline(report)
     return {
-        "head": str(report.head),
         "status": report.status,
         "said": None if said is None else said.model_dump(mode="json"),
         "judged": {k: number(v) if isinstance(v, float) else v for k, v in report.judgement.model_dump().items()},
@@ -69,27 +69,38 @@ def card(report: HeadReport) -> Json:
         "scores": [_score(item, main=item is score) for item in report.scores],
         "unscored": [[item.scorer, item.reason] for item in report.unscored],
         "failures": [[item.stage, item.reason, item.raw[:4000]] for item in report.failures],
+        "made": made.model_dump(mode="json"),
+    }
+
+
+def card(report: HeadReport) -> Json:
+    """Everything the card of one head shows, its examples and prompts included."""
+    evidence = report.evidence
+    return {
+        "unit": str(report.head),
+        **claims_json(report),
         "stats": _stats(evidence.stats, report),
-        "histogram": [list(evidence.stats.distance_buckets), _numbers(evidence.stats.distance_histogram)],
+        "histogram": [list(evidence.stats.distance_buckets), numbers(evidence.stats.distance_histogram)],
         "readings": [_reading(item) for item in evidence.readings],
         "readout": _readout(evidence.readout),
         "counts": [evidence.stats.n_rows, evidence.stats.n_docs],
-        "activity": _numbers(evidence.stats.activity_quantiles),
+        "activity": numbers(evidence.stats.activity_quantiles),
         "sources": _totals(evidence.stats.top_sources),
         "destinations": _totals(evidence.stats.top_destinations),
         "notes": list(evidence.notes),
         "examples": _examples(report),
         "omitted": 0,
-        "made": made.model_dump(mode="json"),
         "agent": timeline(report.transcript),
     }
 
 
-def _numbers(values: Iterable[float]) -> list[float | int | None]:
+def numbers(values: Iterable[float]) -> list[float | int | None]:
+    """`number` of each."""
     return [number(value) for value in values]
 
 
-def _values(values: Sequence[TokenValue]) -> list[list[Any]]:
+def token_values(values: Sequence[TokenValue]) -> list[list[Any]]:
+    """Visible tokens with their values."""
     return [[visible(item.token), number(item.value, 4)] for item in values]
 
 
@@ -100,9 +111,9 @@ def _totals(totals: Sequence[TokenTotal]) -> list[list[Any]]:
 def _readout(readout: Readout) -> Json:
     copies = (readout.copies_source, readout.copies_source_low, readout.copies_source_high)
     return {
-        "up": _values(readout.up),
-        "down": _values(readout.down),
-        "copies": _numbers(copies),
+        "up": token_values(readout.up),
+        "down": token_values(readout.down),
+        "copies": numbers(copies),
         "n": readout.n,
     }
 
@@ -143,7 +154,7 @@ def _stats(stats: HeadStats, report: HeadReport) -> list[list[Any]]:
         rows.append((f"total effect on it{made_up}", "logits", None, report.total_effect))
     if report.group_effect is not None:
         rows += _together(report.group_effect)
-    return [[name, unit, number(median), *_numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
+    return [[name, unit, number(median), *numbers((i.value, i.low, i.high)), i.n] for name, unit, median, i in rows]
 
 
 def _together(group: GroupEffect) -> list[tuple[str, str, float | None, Interval]]:
@@ -158,7 +169,7 @@ def _together(group: GroupEffect) -> list[tuple[str, str, float | None, Interval
 
 
 def _reading(reading: Reading) -> list[Any]:
-    numbers = (
+    values = (
         reading.value,
         reading.low,
         reading.high,
@@ -170,7 +181,7 @@ def _reading(reading: Reading) -> list[Any]:
         f"{key} {visible(value) if isinstance(value, str) else f'{value:.3g}' if isinstance(value, float) else value}"
         for key, value in reading.detail.items()
     )
-    return [reading.name, reading.data, *_numbers(numbers), reading.fires, reading.n, detail]
+    return [reading.name, reading.data, *numbers(values), reading.fires, reading.n, detail]
 
 
 def _examples(report: HeadReport) -> list[Json]:
@@ -191,8 +202,8 @@ def example_json(example: Example) -> Json:
     stop = min(len(example.tokens), example.dst + AFTER + 1)
     sinks = {0} | {source.src for source in example.sources if source.is_sink}
     far = math.fsum(c for i, c in enumerate(example.contribution_shares[:first]) if i not in sinks and math.isfinite(c))
-    numbers = ("sink_mass", "self_mass", "entropy", "activity", "activity_quantile", "weight", "dla_next",
-               "abl_dlogp_next", "abl_kl")  # fmt: skip
+    names = ("sink_mass", "self_mass", "entropy", "activity", "activity_quantile", "weight", "dla_next",
+             "abl_dlogp_next", "abl_kl")  # fmt: skip
     row: Json = {
         "stratum": example.stratum, "tier": example.tier, "doc": example.doc_id[:12],
         "window": example.window, "dst": example.dst, "first": first,
@@ -204,7 +215,7 @@ def example_json(example: Example) -> Json:
         "allowed": example.n_allowed, "far": number(far, 3),
         "next": None if example.next_token is None else visible(example.next_token),
         "bucket": example.dst_bucket, "flags": list(example.flags),
-        "numbers": [number(getattr(example, name), 4) for name in numbers],
+        "numbers": [number(getattr(example, name), 4) for name in names],
         "sources": [_source(source) for source in example.sources],
     }  # fmt: skip
     if first > 0:
@@ -213,7 +224,7 @@ def example_json(example: Example) -> Json:
             *_units((example.pattern[0], example.contribution_shares[0])),
         ]
     for name in ("ov_up", "ov_down", "write_up", "write_down"):
-        row[name] = _values(getattr(example, name))
+        row[name] = token_values(getattr(example, name))
     return row
 
 
@@ -231,7 +242,7 @@ def _source(source: Source) -> list[Any]:
     flags = [text for name, text in _FLAGS.items() if getattr(source, name)]
     if source.dup_of_dst:
         flags = [flag for flag in flags if flag != _FLAGS["dup_norm"]]
-    numbers = (
+    values = (
         source.attn,
         source.share,
         source.multiple,
@@ -239,5 +250,5 @@ def _source(source: Source) -> list[Any]:
         source.position_lift,
         source.column_lift,
     )
-    return [source.src, visible(source.token), source.distance, *(number(n, 4) for n in numbers), flags,
+    return [source.src, visible(source.token), source.distance, *(number(n, 4) for n in values), flags,
             [visible(token) for token in source.around], source.n_occurrences]  # fmt: skip

@@ -14,6 +14,7 @@ from autointerp.report.summary import Summary
 WIDTH, HEIGHT = 280.0, 130.0
 BINS = 5
 LEAST_KL = 1e-6
+MOST_DOTS = 1200  # a page with many more is slow to draw
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Margins against KL (logarithmic, nats); `zero`: the height of margin 0."""
+    """Margins against KL (logarithmic, nats); `zero`: the height of margin 0; `n`: points, of which some are drawn."""
 
     dots: tuple[Dot, ...]
     ticks: tuple[tuple[float, str], ...]
     zero: float
     low: float
     high: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def scatter(summary: Summary) -> Scatter | None:
         for (head, kl, margin, verdict), at in zip(points, logs, strict=True)
     )
     ticks = tuple((across(power), f"1e{power}") for power in range(left, right + 1, max(1, (right - left) // 5)))
-    return Scatter(dots, ticks, down(0.0), low, high)
+    return Scatter(dots[:: max(1, -(-len(dots) // MOST_DOTS))], ticks, down(0.0), low, high, len(dots))
 
 
 def calibration(summary: Summary) -> Calibration | None:

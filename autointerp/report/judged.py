@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from autointerp.records import HeadReport, Score
+from autointerp.records import Score
+from autointerp.report.nouns import HEADS, Nouns, Report
 
 Details = Mapping[str, float | int | str | None]
 
@@ -79,8 +80,8 @@ class JudgeTotals:
     second: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     one_by_one: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, report: HeadReport) -> None:
-        """Count one head."""
+    def add(self, report: Report) -> None:
+        """Count one unit."""
         for score in report.scores:
             if "judge_repeats" not in score.details:
                 continue
@@ -95,27 +96,24 @@ class JudgeTotals:
                     found[score.scorer].append(value)
             self.one_by_one[score.scorer] += "single_items" in score.details
 
-    def facts(self) -> list[tuple[str, str]]:
+    def facts(self, nouns: Nouns = HEADS) -> list[tuple[str, str]]:
         """Lines for the run page; none where no judge was asked again."""
         facts = []
         if self.orders:
-            facts.append(("judge agreement with itself, alpha", _means(self.agreements)))
-            facts.append(("order effect, mean |e - e'|", _means(self.orders)))
+            facts.append(("judge agreement with itself, alpha", _means(self.agreements, nouns)))
+            facts.append(("order effect, mean |e - e'|", _means(self.orders, nouns)))
         if any(self.one_by_one.values()):
-            text = ", ".join(f"{name} on {_heads(n)}" for name, n in self.one_by_one.items() if n)
+            text = ", ".join(f"{name} on {nouns.count(n)}" for name, n in self.one_by_one.items() if n)
             facts.append(("asked one item a call for it", text))
         if self.second:
-            facts.append(("second judge's agreement with the first, alpha", _means(self.second)))
+            facts.append(("second judge's agreement with the first, alpha", _means(self.second, nouns)))
         return facts
 
 
-def _means(by_scorer: Mapping[str, list[float]]) -> str:
-    parts = [f"{name} {fmean(values):.2f} on {_heads(len(values))}" for name, values in by_scorer.items() if values]
+def _means(by_scorer: Mapping[str, list[float]], nouns: Nouns) -> str:
+    there = ((name, values) for name, values in by_scorer.items() if values)
+    parts = [f"{name} {fmean(values):.2f} on {nouns.count(len(values))}" for name, values in there]
     return ", ".join(parts) or "none: the judge gave one answer for everything"
-
-
-def _heads(n: int) -> str:
-    return "1 head" if n == 1 else f"{n} heads"
 
 
 def _few(details: Details, tier: str, n: float | int | str | None) -> str:

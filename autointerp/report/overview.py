@@ -9,8 +9,9 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from autointerp.report.command import head_command
+from autointerp.report.command import unit_command
 from autointerp.report.folder import CallTotals
+from autointerp.report.nouns import HEADS, Nouns
 from autointerp.report.summary import Summary
 from autointerp.report.words import lens_facts
 
@@ -19,12 +20,13 @@ Facts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Overview:
-    """What ran: the saved config, the run's totals, counted calls, and the summary over heads."""
+    """What ran: the saved config, the run's totals, counted calls, and the summary over units."""
 
     config: Mapping[str, Any]
     run: Mapping[str, Any]
     calls: CallTotals | None
     summary: Summary
+    nouns: Nouns = HEADS
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -45,9 +47,10 @@ class Overview:
 
     @property
     def command(self) -> str:
-        """The command of one head, with `@HEAD@` in the place of the head."""
+        """The command of one unit, with `@UNIT@` in its place."""
         command = self.run.get("command")
-        return head_command(dict(self.settings), command if isinstance(command, str) else None)
+        words = command if isinstance(command, str) else None
+        return unit_command(dict(self.settings), words, "head" if self.nouns is HEADS else "feature")
 
     @property
     def notes(self) -> list[str]:
@@ -101,29 +104,32 @@ class Overview:
     def margins(self) -> Facts:
         """Mean margins over described heads and over all, with who is left out."""
         s = self.summary
-        out = f"{s.groups['equals a rule']} equal a positional rule, "
-        out += f"{s.groups['rests on the first token']} rest on the first token"
+        out = f"{s.groups['equals a rule']} equal a {'positional' if self.nouns is HEADS else 'simple'} rule, "
+        resting, dead, dense = (s.groups[group] for group in ("rests on the first token", "dead", "dense"))
+        out += f"{resting} rest on the first token" if self.nouns is HEADS else f"{dead} are dead, {dense} dense"
         rate, low, high = s.supported_rate()
+        alive = "" if self.nouns is HEADS else " that are neither dead nor dense"
         first, first_low, first_high, reciprocal, chance = s.retrieval()
         more: Facts = []
         if s.p_values:
             found, tested = s.discoveries()
-            more.append(("margins above 0 at 5 % false discovery rate", f"{found} of {tested} tested heads"))
+            text = f"{found} of {tested} tested {self.nouns.many}"
+            more.append(("margins above 0 at 5 % false discovery rate", text))
         if s.ranks:
             text = f"{text_of(first)} [{text_of(first_low)}, {text_of(first_high)}] first, mean reciprocal rank "
             text += f"{text_of(reciprocal)}, chance {text_of(chance)} (n = {len(s.ranks)})"
-            more.append(("a description ranks its own head", text))
+            more.append((f"a description ranks its own {self.nouns.one}", text))
         if s.words:
             text = f"mean {text_of(fmean(s.words))}, most {max(s.words)} (n = {len(s.words)})"
             more.append(("words of a description", text))
         return [
-            ("mean margin, described heads", f"{text_of(s.mean_margin_described)} (n = {len(s.margins)})"),
-            ("mean margin, all heads", f"{text_of(s.mean_margin_all)} (n = {s.n_in_all_mean})"),
+            (f"mean margin, described {self.nouns.many}", f"{text_of(s.mean_margin_described)} (n = {len(s.margins)})"),
+            (f"mean margin, all {self.nouns.many}", f"{text_of(s.mean_margin_all)} (n = {s.n_in_all_mean})"),
             ("left out of both means", out),
-            ("supported", f"{text_of(rate)} of all heads [{text_of(low)}, {text_of(high)}]"),
+            ("supported", f"{text_of(rate)} of all {self.nouns.many}{alive} [{text_of(low)}, {text_of(high)}]"),
             ("mean coverage where scored", f"{text_of(s.mean_coverage)} (n = {len(s.coverages)})"),
             *more,
-            *s.judged.facts(),
+            *s.judged.facts(self.nouns),
             *self._random_weights(),
         ]
 
@@ -135,7 +141,7 @@ class Overview:
         name = "on a model of the same shape with random weights"
         if "reason" in found:
             return [(name, f"not measured: {found['reason']}")]
-        text = f"{found['margin_above_0']} of {found['n']} heads got a margin above 0 "
+        text = f"{found['margin_above_0']} of {found['n']} {self.nouns.many} got a margin above 0 "
         text += f"[{text_of(found['low'])}, {text_of(found['high'])}]; {found['described']} described, "
         text += f"{found['abstained']} abstained, {found['supported']} supported"
         other = self.run.get("explainer") == "llm" and found.get("explainer") == "detectors"

@@ -1,8 +1,9 @@
 """The numbers of a whole run: who is counted, mean margins, controls, risk against coverage.
 
 Margins (scoring rules 10, 11, 15, 16): heads whose description equals a positional program, and heads
-described as resting on the first token, have no margin that means anything and are left out of both means;
-their count is printed. In the second mean an abstention, a failure and an unscored description count as 0.
+described as resting on the first token, have no margin that means anything and are left out of both means, as are
+neurons and latents that are dead or dense, which nobody is asked to describe; their count is printed. In the second
+mean an abstention, a failure and an unscored description count as 0.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from autointerp.records import Control, HeadReport, Score
+from autointerp.records import Control, Score
 from autointerp.report.judged import JudgeTotals
+from autointerp.report.nouns import Report, state_of, unit_of
 
-Group = Literal["counted", "equals a rule", "rests on the first token", "abstained", "failed", "unscored"]
+Group = Literal[
+    "counted", "equals a rule", "rests on the first token", "abstained", "failed", "unscored", "dead", "dense"
+]  # fmt: skip
+DEAD_OR_DENSE: tuple[Group, ...] = ("dead", "dense")
+UNDESCRIBED: tuple[Group, ...] = ("abstained", "failed", *DEAD_OR_DENSE)
 VERDICTS = ("supported", "partly", "refuted", "unscored")
 
 
@@ -59,7 +65,7 @@ class Summary:
     stated: list[tuple[float, bool]] = field(default_factory=list)  # confidence, supported
     judged: JudgeTotals = field(default_factory=JudgeTotals)
 
-    def add(self, report: HeadReport) -> None:
+    def add(self, report: Report) -> None:
         """Count one head."""
         group = margin_group(report)
         judged, made = report.judgement, report.provenance
@@ -90,17 +96,17 @@ class Summary:
         self.tokens_out += made.completion_tokens
         self.repairs += made.repairs
 
-    def _add_described(self, report: HeadReport) -> None:
+    def _add_described(self, report: Report) -> None:
         said, judged = report.description, report.judgement
         if said is None or report.status != "described":
             return
         self.words.append(len(f"{said.looks_at} {said.writes}".split()))
         if judged.margin is not None:
-            self.effects.append((str(report.head), report.ablation_kl.value, judged.margin, judged.verdict))
+            self.effects.append((str(unit_of(report)), report.ablation_kl.value, judged.margin, judged.verdict))
         if judged.verdict != "unscored" and math.isfinite(said.confidence):
             self.stated.append((said.confidence, judged.verdict == "supported"))
 
-    def _add_margin_p(self, report: HeadReport) -> None:
+    def _add_margin_p(self, report: Report) -> None:
         """The p-value of the control that the margin is measured against."""
         score, name = headline(report), report.judgement.compared_with
         against = next((c for c in score.controls if c.name == name), None) if score is not None else None
@@ -141,7 +147,7 @@ class Summary:
     @property
     def n_unscored(self) -> int:
         """Described heads whose description got no verdict."""
-        return self.verdicts["unscored"] - self.groups["abstained"] - self.groups["failed"]
+        return self.verdicts["unscored"] - sum(self.groups[group] for group in UNDESCRIBED)
 
     @property
     def n_in_all_mean(self) -> int:
@@ -170,14 +176,14 @@ class Summary:
         return points
 
     def supported_rate(self) -> tuple[float, float, float]:
-        """Supported heads over all heads, with the exact (Clopper-Pearson) 95 % interval."""
+        """Supported units over all that are neither dead nor dense, with the exact (Clopper-Pearson) 95 % interval."""
         from autointerp.stats.bootstrap import clopper_pearson
 
-        n, k = self.n_total, self.verdicts["supported"]
+        n, k = self.n_total - self.groups["dead"] - self.groups["dense"], self.verdicts["supported"]
         return (k / n, *clopper_pearson(k, n)) if n else (math.nan, math.nan, math.nan)
 
 
-def headline(report: HeadReport) -> Score | None:
+def headline(report: Report) -> Score | None:
     """The score behind the judgement: same metric and domain, and the same value where several match."""
     judged = report.judgement
     matching = [s for s in report.scores if s.metric == judged.metric and s.domain == judged.domain]
@@ -185,10 +191,13 @@ def headline(report: HeadReport) -> Score | None:
     return max(matching, key=lambda score: len(score.controls), default=None)
 
 
-def margin_group(report: HeadReport) -> Group:
-    """Where a head stands in the mean margins."""
+def margin_group(report: Report) -> Group:
+    """Where a unit stands in the mean margins."""
     if report.status == "failed":
         return "failed"
+    state = state_of(report)
+    if state != "ok":
+        return state
     if report.status == "abstained" or report.description is None:
         return "abstained"
     if report.description.label == "first_token":

@@ -1,4 +1,4 @@
-"""How scorers ask a language model about a head's held-out items: one call for all items, repeats, named controls.
+"""How scorers ask a language model about a unit's held-out items: one call for all items, repeats, named controls.
 
 1. A call holds all items in a seeded order; where the prompt does not fit the server's context, halves of them.
 2. Controls are other descriptions answered on the same items in the same order (scoring_validity rule 10).
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from autointerp.llm import CONTEXT, Answer, Capabilities, ChatModel, ChatRequest, ask
 from autointerp.prompting import Templates
-from autointerp.records import Description, Failure, Head
+from autointerp.records import Description, Failure, Unit
 
 REPEATS_WITHOUT_LOGPROBS = 3
 Controls = Mapping[str, Sequence[Description]]  # name of a control -> the descriptions whose mean it is
@@ -37,7 +37,7 @@ class Question(Generic[T]):
     parse: Callable[[dict[str, Any]], T]
     max_tokens: int
     purpose: str
-    head: Head
+    head: Unit
     repeat: int = 0
     top_logprobs: int = 0
 
@@ -75,11 +75,11 @@ class Asker:
         """How often the same items are asked: once with log-probabilities (scoring_validity rule 9)."""
         return 1 if self.capabilities.logprobs else REPEATS_WITHOUT_LOGPROBS
 
-    def order(self, head: Head, repeat: int, n: int) -> np.ndarray:
+    def order(self, head: Unit, repeat: int, n: int) -> np.ndarray:
         """A seeded order of n items, another one for each repeat."""
         return self.draw(head, repeat).permutation(n)
 
-    def draw(self, head: Head, repeat: int, *more: int) -> np.random.Generator:
+    def draw(self, head: Unit, repeat: int, *more: int) -> np.random.Generator:
         """The generator of one call; `more` numbers tell apart calls that a repeat is cut into."""
         return np.random.default_rng([self.seed, head.layer, head.index, repeat, *more])
 

@@ -14,11 +14,13 @@ Rows are drawn document by document, so that few rows stand for many documents.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from autointerp.evidence.buckets import bucket_of
+from autointerp.scoring.destinations import DestinationKinds, always_active
 from autointerp.scoring.head_values import HeadValues, RowFacts
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.matching import Kind, balance, match, quantile_classes
@@ -28,8 +30,7 @@ MIN_PAIRS = 10
 PAIRS_A_CLASS = 50
 ROUNDED = 3  # digits of logarithms: what differs by rounding only is equal
 MOSTLY_UNMATCHED = 0.5
-NEARLY_ALL = 0.05  # a rest of the rows below this is no group to compare with
-FREQUENCY_CLASSES, DECILES, QUINTILES = 5, 10, 5
+DECILES = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,35 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.dst)
+
+
+class Design(Protocol):
+    """How the effect of a description was compared: what was matched, and how much of the domain it stands for.
+
+    `strata`: rows of the domain with and without what the description names. `unmatched`: the part of the first kind
+    that found nothing like it.
+    """
+
+    @property
+    def strata(self) -> tuple[int, int]: ...
+    @property
+    def mass_share(self) -> float: ...
+    @property
+    def unmatched(self) -> float: ...
+    @property
+    def unmatched_mass(self) -> float: ...
+    @property
+    def always_active(self) -> bool: ...
+    @property
+    def has_pairs(self) -> bool: ...
+    @property
+    def matched_pairs(self) -> bool: ...
+    @property
+    def matched_destinations(self) -> bool: ...
+    @property
+    def pair_balance(self) -> dict[str, float]: ...
+    @property
+    def destination_balance(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +92,7 @@ class Plan:
     always_active: bool = False
     pair_balance: dict[str, float] = field(default_factory=dict)
     destination_balance: dict[str, float] = field(default_factory=dict)
+    has_pairs: bool = True
 
     @property
     def matched_pairs(self) -> bool:
@@ -95,6 +126,7 @@ class Planner:
         self._values, self._held_out, self._facts, self._rows = values, held_out, facts, rows
         self._seed = [seed, values.head.layer, values.head.index]
         self._shares, self._contributions = values.shares(), values.contributions()
+        self._kinds = DestinationKinds(held_out, facts)
 
     def plan(self, mask: Bool[np.ndarray, "window dst src"], *, signed: bool, draws: int, share_rows: int) -> Plan:
         """`signed`: follow the attended source's token; `draws` of other documents' values for each pair;
@@ -113,15 +145,10 @@ class Planner:
             float(self._contributions[mask].sum()) / total if total > 0 else float("nan"),
             facts["unmatched"],
             facts["unmatched_mass"],
-            self._always(active),
+            always_active(self._held_out.rows, active),
             {k: v for k, v in facts.items() if not k.startswith("unmatched")},
             destination_balance,
         )
-
-    def _always(self, active: Bool[np.ndarray, "window dst"]) -> bool:
-        """Positions at which no row has a source named say nothing: they may be too early to have one."""
-        possible = self._held_out.rows & active.any(0)
-        return bool((possible & ~active).sum() < NEARLY_ALL * possible.sum())
 
     def _pairs(
         self, mask: Bool[np.ndarray, "window dst src"], draws: int, rng: np.random.Generator
@@ -166,7 +193,7 @@ class Planner:
             "attention": quantile_classes(attention, edges[0], deciles),
             "write norm": quantile_classes(norm, edges[1], deciles),
             "distance": bucket_of(dst - src),
-            "frequency": self._frequency()[window, dst],
+            "frequency": self._kinds.frequency[window, dst],
         }
         count = self._facts.count[window, dst]
         values = {
@@ -176,10 +203,6 @@ class Planner:
             "frequency": np.log(count),
         }
         return Kind(classes, values)
-
-    def _frequency(self) -> Int[np.ndarray, "window pos"]:
-        counts = self._facts.count
-        return quantile_classes(counts.ravel(), counts[self._held_out.rows], FREQUENCY_CLASSES).reshape(counts.shape)
 
     def _single(self, window: np.ndarray, dst: np.ndarray, src: np.ndarray) -> Cases:
         removed = src[:, None] == np.arange(self._held_out.ids.shape[1])
@@ -209,10 +232,10 @@ class Planner:
         self, active: Bool[np.ndarray, "window dst"], rng: np.random.Generator
     ) -> tuple[dict[str, Cases], dict[str, float]]:
         ends = [np.nonzero(active), np.nonzero(self._held_out.rows & ~active)]
-        kinds = [self._destination_kind(*end) for end in ends]
+        kinds = [self._kinds.kind(*end) for end in ends]
         found = match(kinds[0], kinds[1], rng)
         first = found.first
-        if self._always(active):  # nothing to compare with: any of the active rows
+        if always_active(self._held_out.rows, active):  # nothing to compare with: any of the active rows
             first = np.arange(len(ends[0][0]))
         kept = spread(self._held_out.documents[ends[0][0][first]], self._rows, rng)
         chosen = [first[kept], found.second[kept] if len(found) and first is found.first else np.zeros(0, np.int64)]
@@ -221,20 +244,6 @@ class Planner:
             for side, end, pick in zip((1, 0), ends, chosen, strict=True)
         }
         return cases, balance(kinds[0], kinds[1], found)
-
-    def _destination_kind(self, window: np.ndarray, dst: np.ndarray) -> Kind:
-        entropy = self._facts.entropy
-        classes = {
-            "frequency": self._frequency()[window, dst],
-            "position": bucket_of(dst),
-            "entropy": quantile_classes(entropy[window, dst], entropy[self._held_out.rows], QUINTILES),
-        }
-        values = {
-            "frequency": np.log(self._facts.count[window, dst]),
-            "position": np.log(dst),
-            "entropy": entropy[window, dst].astype(np.float64),
-        }
-        return Kind(classes, values)
 
     def _mean_ablated(self, window: np.ndarray, dst: np.ndarray) -> Cases:
         return _cases(window, dst, np.repeat(self._values.z_mean[None], len(dst), axis=0))

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from autointerp.records import Control, Interval, Score
-from autointerp.scoring.conditional_cases import Plan
+from autointerp.scoring.conditional_cases import Design, Plan
 from autointerp.scoring.controls import compared
 from autointerp.stats.bootstrap import Resamples, interval
 
 MIN_SHARE, MIN_KL = 0.2, 1e-4
+ROUNDING = 1e-6  # nats; a smaller difference of two ablations may be arithmetic
 MIN_EFFECT = 1e-9  # nats over all rows: below, the head does nothing that could be shared out
 MIN_DOCUMENTS = 30
 Draws = Float64[np.ndarray, " resample"]
@@ -76,9 +77,9 @@ class Contrast:
 
 @dataclass(frozen=True, eq=False)
 class DescriptionEffects:
-    """What ablation says of one description on one head."""
+    """What ablation says of one description on one unit."""
 
-    plan: Plan
+    plan: Design
     contrasts: dict[str, Contrast]  # pair, pair_resample, destination; those that could be made
     share: Estimate
     share_described: float
@@ -92,7 +93,7 @@ class DescriptionEffects:
 
     @property
     def states(self) -> tuple[str, ...]:
-        found = () if self.plan.matched_pairs else ("no_matched_pairs",)
+        found = () if self.plan.matched_pairs or not self.plan.has_pairs else ("no_matched_pairs",)
         if self.plan.always_active:
             return (*found, "always_active")
         return found if self.plan.matched_destinations else (*found, "no_matched_destinations")
@@ -104,41 +105,41 @@ def description_effects(
     """Effects of one description from the outcomes of its plan's cases."""
     contrasts: dict[str, Contrast] = {}
     if plan.matched_pairs:
-        contrasts["pair"] = _contrast(outcomes["pair_1"], outcomes["pair_0"], resamples)
+        contrasts["pair"] = contrast_of(outcomes["pair_1"], outcomes["pair_0"], resamples)
         if "pair_1_resample" in outcomes:
             named = outcomes["pair_1_resample"], outcomes["pair_0_resample"]
-            contrasts["pair_resample"] = _contrast(*named, resamples)
+            contrasts["pair_resample"] = contrast_of(*named, resamples)
     if plan.always_active:
-        contrasts["destination"] = _contrast(outcomes["destination_1"], None, resamples)
+        contrasts["destination"] = contrast_of(outcomes["destination_1"], None, resamples)
     elif plan.matched_destinations:
-        contrasts["destination"] = _contrast(outcomes["destination_1"], outcomes["destination_0"], resamples)
-    part, whole, rest = (_mean(outcomes[n], "kl", resamples) for n in ("share_part", "share_whole", "rest_whole"))
-    sign = _sign(outcomes["sign"], claimed_sign, resamples) if "sign" in outcomes else None
+        contrasts["destination"] = contrast_of(outcomes["destination_1"], outcomes["destination_0"], resamples)
+    part, whole, rest = (mean_of(outcomes[n], "kl", resamples) for n in ("share_part", "share_whole", "rest_whole"))
+    sign = sign_of(outcomes["sign"], claimed_sign, resamples) if "sign" in outcomes else None
     described = part.value / whole.value if whole.value > MIN_EFFECT else float("nan")
-    return DescriptionEffects(plan, contrasts, _share(part, whole, rest, plan.strata), described, claimed_sign, sign)
+    return DescriptionEffects(plan, contrasts, share_of(part, whole, rest, plan.strata), described, claimed_sign, sign)
 
 
 def causally_supported(effects: DescriptionEffects) -> tuple[bool, str]:
-    """Rule 12's "causally supported", with the reason: the interval of the deciding difference is above 0 (E_1 above
-    1e-4 nats in `always_active`), the share of the head's effect is at least .2, and a claimed sign is right in more
-    than half of the cases by the lower end of its interval."""
+    """Rule 12's "causally supported", with the reason: the interval of the deciding difference is above 0 and rounding
+    (E_1 above 1e-4 nats in `always_active`), the share of the unit's effect is at least .2, and a claimed sign is right
+    in more than half of the cases by the lower end of its interval."""
     design = effects.design
     if not design:
-        return False, "neither predicted pairs nor destinations have others like them to compare with"
+        return False, "nothing that the description names has others like it to compare with"
     alone = design == "destination" and effects.plan.always_active
     difference, share = effects.contrasts[design].difference.interval(), effects.share.interval().value
-    if not difference.low > (MIN_KL if alone else 0):
-        what = f"the head hardly matters where the description names a source, KL {difference.value:.2g} nats"
+    if not difference.low > (MIN_KL if alone else ROUNDING):
+        what = f"it hardly matters where the description says that it acts, KL {difference.value:.2g} nats"
         compared = f"no more effect than at matched {design}s, difference {difference.value:.2g} nats"
         return False, f"{what if alone else compared}, lower end {difference.low:.2g}"
     if not share >= MIN_SHARE:
-        return False, f"the predicted pairs carry {share:.2f} of the head's effect, under {MIN_SHARE}"
+        return False, f"what the description names carries {share:.2f} of the whole effect, under {MIN_SHARE}"
     if effects.claimed_sign:
         sign = None if effects.sign is None else effects.sign.interval()
         if sign is None or not sign.low > 0.5:
             seen = "could not be seen" if sign is None else f"is right in {sign.value:.2f} of {sign.n} cases"
-            return False, f"the claimed sign on the attended token {seen}"
-    why = "names a source everywhere, and the head matters" if alone else f"more effect than at matched {design}s"
+            return False, f"the claimed sign {seen}"
+    why = "it is said to act everywhere, and it matters" if alone else f"more effect than at matched {design}s"
     return True, f"{why}: {difference.value:.2g} nats, lower end {difference.low:.2g}; share {share:.2f}"
 
 
@@ -199,7 +200,7 @@ def _control(name: str, own: Estimate, other: Estimate) -> Control:
     return compared(name, own.value, other.value, own.draws - other.draws)
 
 
-def _mean(outcomes: Outcomes, what: str, resamples: Resamples) -> Estimate:
+def mean_of(outcomes: Outcomes, what: str, resamples: Resamples) -> Estimate:
     values = getattr(outcomes, what)
     there = ~np.isnan(values)
     documents, values = outcomes.documents[there], values[there]
@@ -211,14 +212,16 @@ def _mean(outcomes: Outcomes, what: str, resamples: Resamples) -> Estimate:
     return Estimate(value, draws, len(values), int((numbers > 0).sum()))
 
 
-def _contrast(one: Outcomes, other: Outcomes | None, resamples: Resamples) -> Contrast:
-    ends = [None if o is None else (_mean(o, "kl", resamples), _mean(o, "next", resamples).value) for o in (one, other)]
+def contrast_of(one: Outcomes, other: Outcomes | None, resamples: Resamples) -> Contrast:
+    ends = [
+        None if o is None else (mean_of(o, "kl", resamples), mean_of(o, "next", resamples).value) for o in (one, other)
+    ]
     assert ends[0] is not None
     zero = (None, float("nan")) if ends[1] is None else ends[1]
     return Contrast(ends[0][0], zero[0], ends[0][1], zero[1])
 
 
-def _share(part: Estimate, whole: Estimate, rest: Estimate, strata: tuple[int, int]) -> Estimate:
+def share_of(part: Estimate, whole: Estimate, rest: Estimate, strata: tuple[int, int]) -> Estimate:
     """E(predicted pairs ablated) / E(all pairs off the sink ablated) over all rows of the domain."""
     with np.errstate(invalid="ignore", divide="ignore"):
         above = strata[0] * np.r_[part.value, part.draws]
@@ -228,12 +231,12 @@ def _share(part: Estimate, whole: Estimate, rest: Estimate, strata: tuple[int, i
     return Estimate(float(found[0]), found[1:], part.n + rest.n)
 
 
-def _sign(outcomes: Outcomes, claimed: int, resamples: Resamples) -> Estimate | None:
+def sign_of(outcomes: Outcomes, claimed: int, resamples: Resamples) -> Estimate | None:
     """Share of cases whose attended token gains (claimed +1) or loses (-1) logit by the predicted pairs."""
     if not len(outcomes.logit):
         return None
     right = (np.sign(outcomes.logit) == claimed).astype(float)
-    return _mean(Outcomes(outcomes.documents, right, right, right), "kl", resamples)
+    return mean_of(Outcomes(outcomes.documents, right, right, right), "kl", resamples)
 
 
 def _details(effects: DescriptionEffects, prefix: str) -> dict[str, float | int | str | None]:

@@ -1,4 +1,4 @@
-"""Detection: an LLM reads the description and says at which destinations of held-out contexts the head is active.
+"""Detection: an LLM reads the description and says where in held-out contexts the unit is active.
 
 1. Items: up to 20 destinations of the test split of the claim's domain, measured to be active or at rest
    (`detection_items`), each with one marked token.
@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from autointerp.llm import Answer
-from autointerp.records import Control, Description, Failure, Head, Score, Unscored
+from autointerp.records import Control, Description, Failure, Score, Unit, Unscored
 from autointerp.scoring.answers import answers_schema, read_answers, yes_probabilities
 from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
@@ -69,12 +69,15 @@ class Answers:
 class Detector:
     """Asks the LLM; all settings change replies."""
 
+    TEMPLATE: ClassVar[str] = "detection"
+    UNIT: ClassVar[str] = "head"
+
     asker: Asker
     strings: Sequence[str]
     held_out: HeldOutRows
 
     async def score(
-        self, head: Head, description: Description, controls: Controls, items: Sequence[DetectionItem]
+        self, head: Unit, description: Description, controls: Controls, items: Sequence[DetectionItem]
     ) -> Score | Unscored:
         """AUPRC of one description on its items; `controls` are other descriptions by name."""
         lacking = self.lacks(items)
@@ -94,7 +97,7 @@ class Detector:
         return self.asker.repeats
 
     async def read(
-        self, head: Head, description: Description, items: Sequence[DetectionItem], asked: Asked
+        self, head: Unit, description: Description, items: Sequence[DetectionItem], asked: Asked
     ) -> Reading | Failure:
         """One asking of the items; e is p(yes)."""
         once = partial(self._call, head, description, asked.purpose, asked.repeat)
@@ -115,11 +118,11 @@ class Detector:
 
     def lacks(self, items: Sequence[DetectionItem]) -> Unscored | None:
         """Why these items give no score, whatever is said of them."""
-        reason = _too_few(items)
+        reason = _too_few(items, self.UNIT)
         return Unscored(scorer="detection", reason=reason) if reason else None
 
     async def _answers(
-        self, head: Head, description: Description, items: Sequence[DetectionItem], purpose: str
+        self, head: Unit, description: Description, items: Sequence[DetectionItem], purpose: str
     ) -> Answers | Failure:
         calls: list[list[_Said]] = []
         for repeat in range(self.asker.repeats):
@@ -130,7 +133,7 @@ class Detector:
         return Answers(np.array([[r.e for r in call] for call in calls]), sum(r.hard for r in calls[0]))
 
     async def _call(
-        self, head: Head, description: Description, purpose: str, repeat: int, items: Sequence[DetectionItem]
+        self, head: Unit, description: Description, purpose: str, repeat: int, items: Sequence[DetectionItem]
     ) -> list[_Said] | Failure:
         order = self.asker.order(head, repeat, len(items))
         answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
@@ -143,7 +146,7 @@ class Detector:
 
     def question(
         self,
-        head: Head,
+        head: Unit,
         description: Description,
         items: Sequence[DetectionItem],
         purpose: str = "detection",
@@ -154,7 +157,7 @@ class Detector:
         order = self.asker.order(head, repeat, n)
         views = [self._view(number, items[i]) for number, i in enumerate(order, 1)]
         return Question(
-            template="detection",
+            template=self.TEMPLATE,
             values={"looks_at": description.looks_at, "conditions": description.conditions, "items": views},
             schema_name="answers",
             schema=answers_schema(n),
@@ -180,16 +183,16 @@ def _readings(answer: Answer[list[bool]]) -> list[_Said]:
     ]
 
 
-def _too_few(items: Sequence[DetectionItem]) -> str:
+def _too_few(items: Sequence[DetectionItem], unit: str) -> str:
     """Why there are too few items to score; empty where there are enough."""
     if not items:
-        return "the head writes nothing, or is about equally active everywhere, so there is nothing to tell apart"
+        return f"the {unit} writes nothing, or is about equally active everywhere, so there is nothing to tell apart"
     active = sum(i.active for i in items)
     resting = len(items) - active
     if min(active, resting) >= MIN_EACH:
         return ""
     return (
-        f"only {active} held-out documents have a row where the head is clearly active, and {resting} others a row "
+        f"only {active} held-out documents have a row where the {unit} is clearly active, and {resting} others a row "
         f"where it rests; {MIN_EACH} of each are needed"
     )
 
@@ -235,6 +238,7 @@ class _Scoring:
         said = (e >= THRESHOLD).astype(np.float64)
         tp, fp, fn = confusion_counts(said, self._active, weights, places, n).T
         f1 = f1_interval(tp, fp, fn, self._resamples)
+        neighbours = sum(i.tier == "T2" for i in self._items)
         pearson = pearson_interval(pearson_sums(e, self._activity, weights, places, n), self._resamples)
         return {
             "documents_with_positive": int(self._active.sum()),
@@ -242,6 +246,7 @@ class _Scoring:
             **_three("pearson", pearson),
             "resting_same_token": sum(i.tier == "T1" for i in self._items),
             "resting_other_token": sum(i.tier == "T0" for i in self._items),
+            **({"resting_neighbour": neighbours} if neighbours else {}),
             "calls": len(answers.calls),
             "items_without_probability": answers.hard,
             "order_effect": mean_difference(answers.calls) if len(answers.calls) > 1 else None,

@@ -2,7 +2,8 @@
 
 1. Active and resting rows are measured (`activity.row_states`, thresholds from select); the dead zone is left out.
 2. The number of active items is binomial with rate 1/2, so that no answer follows from the others.
-3. Resting items have the destination token of an active one where such a row exists (tier T1), else any token (T0).
+3. Resting items have the destination token of an active one where such a row exists (tier T1), else they are rows
+   where units like this one are active (T2, of neurons and latents), else any row at rest (T0).
 4. One item a document, and one marked token an item (scoring_validity rules 4, 5 and 18).
 """
 
@@ -12,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from autointerp.records import Head
+from autointerp.records import Head, Unit
 from autointerp.scoring.activity import RowStates, destinations
 from autointerp.scoring.held_out import HeldOutRows
 
@@ -38,13 +39,21 @@ def choose_detection_items(
     held_out: HeldOutRows, states: Mapping[Head, RowStates], seed: int
 ) -> dict[Head, list[DetectionItem]]:
     """Up to N_ITEMS items a head, each from its own document; none where the head never or hardly ever rests."""
-    rows = int(destinations(held_out).sum())
-    return {
-        head: _Chooser(held_out, state, np.random.default_rng([seed, head.layer, head.index])).choose()
-        if (state.state == -1).sum() >= MIN_RESTING * rows
-        else []
-        for head, state in states.items()
-    }
+    return {head: detection_items(held_out, head, state, seed) for head, state in states.items()}
+
+
+def detection_items(
+    held_out: HeldOutRows,
+    unit: Unit,
+    states: RowStates,
+    seed: int,
+    near: Bool[np.ndarray, "window pos"] | None = None,
+) -> list[DetectionItem]:
+    """Up to N_ITEMS items of one unit, each from its own document; none where it never or hardly ever rests.
+    `near`: rows where units like it are active."""
+    if (states.state == -1).sum() < MIN_RESTING * int(destinations(held_out).sum()):
+        return []
+    return _Chooser(held_out, states, np.random.default_rng([seed, unit.layer, unit.index])).choose(near)
 
 
 class _Chooser:
@@ -52,11 +61,13 @@ class _Chooser:
         self._held_out, self._states, self._rng = held_out, states, rng
         self._used: set[int] = set()
 
-    def choose(self) -> list[DetectionItem]:
+    def choose(self, near: Bool[np.ndarray, "window pos"] | None) -> list[DetectionItem]:
         wanted = int(np.clip(self._rng.binomial(N_ITEMS, 0.5), MIN_EACH, N_ITEMS - MIN_EACH))
         active, resting = self._rows(1), self._rows(-1)
         items = self._take(active, wanted, "")
         alike = self._alike(resting, items, N_ITEMS - wanted)
+        if near is not None and len(resting):
+            alike += self._take(resting[near[resting[:, 0], resting[:, 1]]], N_ITEMS - wanted - len(alike), "T2")
         return [*items, *alike, *self._take(resting, N_ITEMS - wanted - len(alike), "T0")]
 
     def _rows(self, state: int) -> Int[np.ndarray, "row 2"]:

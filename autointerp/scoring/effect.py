@@ -16,12 +16,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from autointerp.records import Description, Failure, Head, Score, Unscored
+from autointerp.records import Description, Failure, Score, Unit, Unscored
 from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
 from autointerp.scoring.effect_rows import N_CANDIDATES, N_STRONG, EffectRow
@@ -40,19 +40,23 @@ EffectItems = Sequence[EffectRow] | Unscored
 class Effect:
     """Asks the LLM; all settings change replies."""
 
+    TEMPLATE: ClassVar[str] = "effect"
+    UNIT: ClassVar[str] = "head"
+    TOO_FEW: ClassVar[str] = "active held-out rows have one clear source"
+
     asker: Asker
     strings: Sequence[str]
     held_out: HeldOutRows
 
     async def score(
-        self, head: Head, description: Description, controls: Controls, items: EffectItems
+        self, head: Unit, description: Description, controls: Controls, items: EffectItems
     ) -> Score | Unscored:
         """Rank correlation of one description on its rows; `controls` are other descriptions by name."""
-        rows = _rows(items)
+        rows = self._rows(items)
         if isinstance(rows, Unscored):
             return rows
         if not description.writes.strip():
-            return Unscored(scorer="effect", reason="the description does not say what the head writes")
+            return Unscored(scorer="effect", reason=f"the description does not say what the {self.UNIT} writes")
         said = await self._answers(head, description, "effect", rows)
         if isinstance(said, Failure):
             return Unscored(scorer="effect", reason=said.reason)
@@ -66,7 +70,7 @@ class Effect:
         """How many askings of the rows the value is the mean of."""
         return 1
 
-    async def read(self, head: Head, description: Description, items: EffectItems, asked: Asked) -> Reading | Failure:
+    async def read(self, head: Unit, description: Description, items: EffectItems, asked: Asked) -> Reading | Failure:
         """One asking of the rows; e is the number of each candidate on a scale from 0 to 1, answers are signs."""
         once = partial(self._call, head, description, asked)
         found = await in_parts(self.asked(items), once, asked.size)
@@ -87,16 +91,23 @@ class Effect:
 
     def lacks(self, items: EffectItems) -> Unscored | None:
         """Why these rows give no score, whatever is said of them."""
-        rows = _rows(items)
+        rows = self._rows(items)
         return rows if isinstance(rows, Unscored) else None
 
+    def _rows(self, items: EffectItems) -> Sequence[EffectRow] | Unscored:
+        if isinstance(items, Unscored):
+            return items
+        if len(items) < MIN_ROWS:
+            return Unscored(scorer="effect", reason=f"only {len(items)} {self.TOO_FEW}")
+        return items[:N_ROWS]
+
     async def _answers(
-        self, head: Head, description: Description, purpose: str, rows: Sequence[EffectRow]
+        self, head: Unit, description: Description, purpose: str, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
         return await in_parts(rows, partial(self._call, head, description, Asked(purpose)))
 
     async def _call(
-        self, head: Head, description: Description, asked: Asked, rows: Sequence[EffectRow]
+        self, head: Unit, description: Description, asked: Asked, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
         order = self._order(head, asked.repeat, len(rows))
         answer = await self.asker.ask(self.question(head, description, rows, asked.purpose, asked.repeat))
@@ -107,13 +118,13 @@ class Effect:
             found[int(place)] = numbers
         return found
 
-    def _order(self, head: Head, repeat: int, n: int) -> np.ndarray:
+    def _order(self, head: Unit, repeat: int, n: int) -> np.ndarray:
         """Rows are drawn in seeded order; only repeats shuffle them again."""
         return self.asker.order(head, repeat, n) if repeat else np.arange(n)
 
     def question(
         self,
-        head: Head,
+        head: Unit,
         description: Description,
         rows: EffectItems,
         purpose: str = "effect",
@@ -124,7 +135,7 @@ class Effect:
         n = len(shown)
         views = [self._view(number, shown[i]) for number, i in enumerate(self._order(head, repeat, n), 1)]
         return Question(
-            template="effect",
+            template=self.TEMPLATE,
             values={
                 "writes": description.writes,
                 "looks_at": description.looks_at,
@@ -152,14 +163,6 @@ class Effect:
             "around": "".join(tokens[max(0, row.src - AROUND) : row.src + AROUND + 1]),
             "candidates": [self.strings[i] for i in row.candidates],
         }
-
-
-def _rows(items: EffectItems) -> Sequence[EffectRow] | Unscored:
-    if isinstance(items, Unscored):
-        return items
-    if len(items) < MIN_ROWS:
-        return Unscored(scorer="effect", reason=f"only {len(items)} active held-out rows have one clear source")
-    return items[:N_ROWS]
 
 
 def _schema(n: int) -> dict[str, Any]:

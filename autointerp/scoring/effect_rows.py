@@ -114,7 +114,7 @@ def effect_rows(
     wanted: dict[int, list[tuple[Head, int]]] = defaultdict(list)
     order: dict[Head, list[int]] = {}
     for head, state in states.items():
-        places = _places(test, state, np.random.default_rng([seed, head.layer, head.index]))
+        places = active_places(test, state, np.random.default_rng([seed, head.layer, head.index]))
         order[head] = [window for window, _ in places]
         for window, dst in places:
             wanted[window].append((head, dst))
@@ -126,13 +126,15 @@ def effect_rows(
     return {head: [found[head, w] for w in order[head] if (head, w) in found] for head in states}
 
 
-def _places(test: HeldOutRows, state: RowStates, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """One active row a document, in seeded order."""
+def active_places(
+    test: HeldOutRows, state: RowStates, rng: np.random.Generator, limit: int = MAX_ROWS
+) -> list[tuple[int, int]]:
+    """One active row a document, in seeded order, at most `limit`."""
     found: dict[int, tuple[int, int]] = {}
     rows = rng.permutation(np.argwhere((state.state == 1) & test.rows))
     for window, dst in rows.tolist():
         found.setdefault(int(test.documents[window]), (window, dst))
-        if len(found) == MAX_ROWS:
+        if len(found) == limit:
             break
     return list(found.values())
 
@@ -211,7 +213,7 @@ class _Reader:
         head, source = write.head, int(self._test.ids[write.window, write.src])
         rng = np.random.default_rng([self._seed, head.layer, head.index, write.window])
         changes = (scaled @ self._to_pool).double().cpu().numpy()
-        chosen = _candidates(changes, self._pool, rng)
+        chosen = choose_candidates(changes, self._pool, rng)
         if chosen is None:
             return None
         order = rng.permutation(N_CANDIDATES)
@@ -244,7 +246,7 @@ class _Reader:
         return Change(value, tuple(changes[ranked[:N_MATCHED]].tolist()))
 
 
-def _candidates(
+def choose_candidates(
     changes: Float[np.ndarray, " token"], pool: CandidatePool, rng: np.random.Generator
 ) -> Int[np.ndarray, " place"] | None:
     """Places in the pool: five extremes, then five matched tokens with a small change; None for too small a pool."""

@@ -1,13 +1,13 @@
-"""How far the answers of the language model can be relied on, on a seeded tenth of the heads (scoring_validity 9, 18).
+"""How far the answers of the language model can be relied on, on a seeded tenth of the units (scoring_validity 9, 18).
 
 1. The same items are asked REPEATS times in other orders; those askings that made the score come from the request
    cache. Krippendorff's alpha over the answers; SE_judge from the values of single askings; SE^2 = SE_items^2 +
    SE_judge^2; order effect = mean |e - e'| over the pairs of orders.
-2. Where the order effect is above ORDER_LIMIT the score of this head is taken anew from single items, one a call.
+2. Where the order effect is above ORDER_LIMIT the score of this unit is taken anew from single items, one a call.
    Controls that cost calls stay as they were: differences between two askings in batches.
 3. A second judge is asked once; alpha between it and the first judge's first asking.
 
-The values of the other heads are not touched by any of this.
+The values of the other units are not touched by any of this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autointerp.records import Description, Failure, Head, Score
+from autointerp.records import Description, Failure, Score, Unit
 from autointerp.scoring.asking import Asked, Reading
 from autointerp.stats.agreement import judge_error, krippendorff_alpha, mean_difference
 
@@ -36,7 +36,7 @@ class Reader(Protocol):
         """How many askings of the items a value is the mean of."""
         ...
 
-    async def read(self, head: Head, description: Description, items: Any, asked: Asked) -> Reading | Failure:
+    async def read(self, head: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
         """What one asking of the items gives."""
         ...
 
@@ -49,7 +49,7 @@ class Reader(Protocol):
 class Case:
     """What is asked again: a scored description on its items."""
 
-    head: Head
+    unit: Unit
     description: Description
     items: Any
     score: Score
@@ -75,7 +75,7 @@ async def judge_again(reader: Reader, case: Case) -> Score:
     name, readings = case.score.scorer, []
     for repeat in range(REPEATS):
         purpose = name if repeat < reader.calls else repeat_purpose(name)
-        found = await reader.read(case.head, case.description, case.items, Asked(purpose, repeat))
+        found = await reader.read(case.unit, case.description, case.items, Asked(purpose, repeat))
         if isinstance(found, Reading):
             readings.append(found)
     if len(readings) < 2:
@@ -100,8 +100,8 @@ async def ask_second(first: Reader, second: Reader, case: Case, model: str) -> S
     """The score with the agreement of a second judge, `model`, in its details. It is asked in an order of its own, so
     that a recording of the run tells its replies from the first judge's."""
     name = case.score.scorer
-    own = await first.read(case.head, case.description, case.items, Asked(name))
-    other = await second.read(case.head, case.description, case.items, Asked(second_purpose(name), REPEATS))
+    own = await first.read(case.unit, case.description, case.items, Asked(name))
+    other = await second.read(case.unit, case.description, case.items, Asked(second_purpose(name), REPEATS))
     if isinstance(own, Failure) or isinstance(other, Failure):
         reason = next(found.reason for found in (other, own) if isinstance(found, Failure))
         return _with(case.score, {"second_judge": model, "second_judge_failed": reason[:200]})
@@ -116,7 +116,7 @@ async def ask_second(first: Reader, second: Reader, case: Case, model: str) -> S
 async def _one_by_one(reader: Reader, case: Case) -> Score:
     batched = case.score
     asked = Asked(single_purpose(batched.scorer), size=1)
-    found = await reader.read(case.head, case.description, case.items, asked)
+    found = await reader.read(case.unit, case.description, case.items, asked)
     if isinstance(found, Failure):
         return _with(batched, {"single_items_failed": found.reason[:200]})
     score = reader.score_of(found, case.items)

@@ -44,7 +44,7 @@ class Matched:
         return len(self.first)
 
 
-def match(first: Kind, second: Kind, rng: np.random.Generator) -> Matched:
+def match(first: Kind, second: Kind, rng: np.random.Generator, caliper: float = CALIPER) -> Matched:
     """Match cases of `first` with cases of `second`; raises BadInput where their variables differ."""
     if list(first.classes) != list(second.classes) or list(first.values) != list(second.values):
         raise BadInput(f"cases with {[*first.classes, *first.values]} and {[*second.classes, *second.values]} differ.")
@@ -57,7 +57,7 @@ def match(first: Kind, second: Kind, rng: np.random.Generator) -> Matched:
         if near is None:
             continue
         gaps = np.abs(other[near] - one[case])
-        able = free[near] & (gaps <= CALIPER).all(1)
+        able = free[near] & (gaps <= caliper).all(1)
         if able.any():
             chosen = near[np.where(able, (gaps**2).sum(1), np.inf).argmin()]
             free[chosen] = False

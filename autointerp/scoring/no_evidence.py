@@ -23,9 +23,10 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-async def describe_without_evidence(asker: Asker) -> Description | Failure:
-    """A guess, or why there is none. ServerError and BudgetExceeded pass through."""
-    prompt = asker.templates.render("no_evidence", {})
+async def describe_without_evidence(asker: Asker, template: str = "no_evidence") -> Description | Failure:
+    """A guess, or why there is none; the template says of what sort of unit. ServerError and BudgetExceeded pass
+    through."""
+    prompt = asker.templates.render(template, {})
     request = ChatRequest(
         messages=prompt.messages,
         json_schema=SCHEMA,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from autointerp.records import Description, Failure, Head, Score, Unscored
+from autointerp.records import Description, Failure, Score, Unit, Unscored
 from autointerp.scoring.asking import Asked, Asker, Controls, Question, Reading, answer_controls, in_parts
 from autointerp.scoring.controls import compared
 from autointerp.scoring.held_out import HeldOutRows
@@ -43,7 +43,7 @@ class Pointer:
     held_out: HeldOutRows
 
     async def score(
-        self, head: Head, description: Description, controls: Controls, items: Sequence[PointingItem]
+        self, head: Unit, description: Description, controls: Controls, items: Sequence[PointingItem]
     ) -> Score | Unscored:
         """Accuracy of one description on its items; `controls` are other descriptions by name."""
         lacking = self.lacks(items)
@@ -63,7 +63,7 @@ class Pointer:
         return self.asker.repeats
 
     async def read(
-        self, head: Head, description: Description, items: Sequence[PointingItem], asked: Asked
+        self, head: Unit, description: Description, items: Sequence[PointingItem], asked: Asked
     ) -> Reading | Failure:
         """One asking of the items; e is 1 where the answer is right. Answers are named by the letter that the chosen
         candidate has in the first call, so that choosing at random agrees by 1 / candidates."""
@@ -91,7 +91,7 @@ class Pointer:
             return None
         return Unscored(scorer="pointing", reason=f"only {len(items)} held-out rows have one clear source")
 
-    async def _hits(self, head: Head, description: Description, purpose: str, items: Sequence[PointingItem]) -> _Found:
+    async def _hits(self, head: Unit, description: Description, purpose: str, items: Sequence[PointingItem]) -> _Found:
         """Share of repeats in which each item was answered right."""
         hits = np.zeros(len(items))
         for repeat in range(self.asker.repeats):
@@ -102,7 +102,7 @@ class Pointer:
         return hits
 
     async def _call(
-        self, head: Head, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
+        self, head: Unit, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
     ) -> list[int] | Failure:
         """The chosen candidate of each item."""
         order, letters = self._order(head, repeat, items)
@@ -116,7 +116,7 @@ class Pointer:
         return found
 
     def _order(
-        self, head: Head, repeat: int, items: Sequence[PointingItem]
+        self, head: Unit, repeat: int, items: Sequence[PointingItem]
     ) -> tuple[np.ndarray, list[Int[np.ndarray, " candidate"]]]:
         """The order of the items, and that of each one's candidates; an item by itself draws its own, else the true
         candidate of all items asked singly would have the same letter."""
@@ -126,7 +126,7 @@ class Pointer:
 
     def question(
         self,
-        head: Head,
+        head: Unit,
         description: Description,
         items: Sequence[PointingItem],
         purpose: str = "pointing",

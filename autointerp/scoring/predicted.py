@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from autointerp.predicate import TokenTable, evaluate, parse
-from autointerp.records import Description, Failure, Head
+from autointerp.records import Description, Failure, Feature, Head
 from autointerp.scoring.held_out import HeldOutRows
 
 DONOR_POOL = 24
@@ -84,7 +84,7 @@ def predicate_of(outcome: Description | Failure) -> str | None:
     return None if isinstance(outcome, Failure) or outcome.abstained else outcome.predicate
 
 
-def some_predicates(claims: Mapping[Head, str], seed: int, limit: int) -> list[str]:
+def some_predicates(claims: Mapping[Head, str] | Mapping[Feature, str], seed: int, limit: int) -> list[str]:
     """Different predicates of the run, at most `limit`, in seeded order."""
     unique = sorted(set(claims.values()))
     order = np.random.default_rng(seed).permutation(len(unique))

@@ -88,7 +88,7 @@ def _verdict(headline: Score, effect: Interval, causal: Score | Unscored | None)
     if not isinstance(coverage, int | float):
         return "partly", "coverage is unknown without a predicate"
     if coverage < MIN_COVERAGE:
-        return "partly", f"true of a part: covers {100 * coverage:.0f} % of the head's {headline.domain} contribution"
+        return "partly", f"true of a part: covers {100 * coverage:.0f} % of what it does on {headline.domain}"
     against = _no_cause(effect, causal)
     if against:
         return "partly", against
@@ -113,7 +113,7 @@ def _no_cause(effect: Interval, causal: Score | Unscored | None) -> str:
     if causal is None and effect.n == 0:
         return "no causal test: neither conditional_ablation nor ablation was measured there"
     if causal is None:
-        weak = f"the head hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
+        weak = f"it hardly matters there: KL {effect.value:.2g} nats, lower end {effect.low:.2g}"
         return "" if effect.low > MIN_KL else weak
     if causal.details.get("supported") == "yes" and "underpowered" in causal.state:
         return f"the causal test rests on {causal.n_docs} documents only"

@@ -8,7 +8,7 @@ function agentSection(card) {
     h('p', { class: 'hint' }, about),
     agent.one_shot && agent.chosen !== 'one shot' ? h('p', {}, h('b', {}, 'One-shot answer: '), agent.one_shot) : null,
     agent.turns ? h('details', { class: 'more' }, h('summary', {}, `Timeline, ${agent.turns.length} ${agent.turns.length === 1 ? 'step' : 'steps'}`),
-      h('ol', { class: 'timeline' }, agent.turns.map(agentTurn))) : h('p', { class: 'hint' }, 'The timeline is left out to keep the page small; heads.jsonl has it.'));
+      h('ol', { class: 'timeline' }, agent.turns.map(agentTurn))) : h('p', { class: 'hint' }, `The timeline is left out to keep the page small; ${NOUN.file} has it.`));
 }
 
 function agentTurn(turn) {

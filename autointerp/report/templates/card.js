@@ -1,56 +1,64 @@
-// A head's card, made when it is opened from the head's own island.
+// A unit's card, made when it is opened from its island.
 const dialog = $('card');
 let returnTo = null;
 let opening = 0;
 
-async function readCard(head) {
-  if (document.readyState === 'loading' && !$(`data-${head}`)?.nextSibling) { // the cards come after this script
+async function readCard(unit) {
+  const island = islandOf(unit);
+  if (document.readyState === 'loading' && !$(island)?.nextSibling) { // the cards come after this script
     await new Promise((resolve) => { document.addEventListener('DOMContentLoaded', resolve, { once: true }); });
   }
-  const node = $(`data-${head}`);
-  if (!node) throw new Error('no card for this head on the page');
-  if (node.type === 'application/json') return JSON.parse(node.textContent);
-  if (typeof DecompressionStream === 'undefined') throw new Error('this browser is too old to unpack it; the data is in heads.jsonl');
-  const bytes = Uint8Array.from(atob(node.textContent.trim()), (char) => char.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
-  return JSON.parse(await new Response(stream).text());
+  const node = $(island);
+  if (!node) throw new Error(`no card for this ${NOUN.one} on the page; it is in ${NOUN.file}`);
+  const found = JSON.parse(node.type === 'application/json' ? node.textContent : await inflated(node.textContent.trim()));
+  return D.group > 1 ? found[unit] : found;
 }
 
-async function openCard(head) {
-  if (!BY_HEAD.has(head)) return;
+async function inflated(text) {
+  if (typeof DecompressionStream === 'undefined') throw new Error(`this browser is too old to unpack it; the data is in ${NOUN.file}`);
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
+  return new Response(stream).text();
+}
+
+async function openCard(unit) {
+  const item = BY_UNIT.get(unit);
+  if (!item) return;
   hideTip();
   const turn = (opening += 1);
   if (!dialog.open) returnTo = document.activeElement;
   let content;
-  try { content = cardContent(await readCard(head), BY_HEAD.get(head)); } catch (error) {
-    content = [cardBar(BY_HEAD.get(head)), h('p', { class: 'note' }, `The card of ${head} cannot be shown: ${error.message}.`)];
+  try { content = cardContent(hasCard(item) ? await readCard(unit) : null, item); } catch (error) {
+    content = [cardBar(item), h('p', { class: 'note' }, `The card of ${unit} cannot be shown: ${error.message}.`)];
   }
   if (turn !== opening) return;
   $('card-body').replaceChildren(...content);
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   dialog.querySelector('.close').focus({ preventScroll: true });
-  if (location.hash !== `#${head}`) history.replaceState(null, '', `#${head}`);
+  if (location.hash !== `#${unit}`) history.replaceState(null, '', `#${unit}`);
 }
 
 function closeCard() { if (dialog.open) dialog.close(); }
 dialog.addEventListener('close', () => {
   hideTip();
   opening += 1;
-  if (BY_HEAD.has(location.hash.slice(1))) history.replaceState(null, '', location.pathname + location.search);
+  if (BY_UNIT.has(location.hash.slice(1))) history.replaceState(null, '', location.pathname + location.search);
   if (returnTo && returnTo.isConnected) returnTo.focus({ preventScroll: true });
 });
 dialog.addEventListener('click', (event) => { if (event.target === dialog) closeCard(); });
 
 function neighbour(item, step) {
-  const list = shown.includes(item) ? shown : HEADS;
-  return list[list.indexOf(item) + step];
+  const list = shown.includes(item) ? shown : UNITS;
+  let at = list.indexOf(item) + step;
+  while (list[at] && !hasCard(list[at])) at += step;
+  return list[at];
 }
 
 function cardBar(item) {
-  const step = (to, text, sign) => h('button', { type: 'button', disabled: !to, 'aria-label': to ? `${text} head, ${to.head}` : `no ${text} head`,
-    onclick: () => openCard(to.head) }, sign);
-  return h('div', { class: 'card-bar' }, h('h2', { id: 'card-title' }, item.head), badge(item.verdict),
+  const step = (to, text, sign) => h('button', { type: 'button', disabled: !to, 'aria-label': to ? `${text} ${NOUN.one}, ${to.unit}` : `no ${text} ${NOUN.one}`,
+    onclick: () => openCard(to.unit) }, sign);
+  return h('div', { class: 'card-bar' }, h('h2', { id: 'card-title' }, item.unit), item.verdict ? badge(item.verdict) : null,
     item.labels.length ? item.labels.map(tag) : item.label ? tag(item.label) : null, item.status === 'described' ? null : h('span', { class: 'tag bad' }, item.status),
     h('span', { class: 'push' }), step(neighbour(item, -1), 'previous', '←'), step(neighbour(item, 1), 'next', '→'),
     h('button', { type: 'button', class: 'close', 'aria-label': 'Close the card', onclick: closeCard }, 'Close'));
@@ -71,20 +79,16 @@ function valueList(title, values) {
     values.map(([token, value]) => h('li', {}, mono(token), h('span', { class: 'n' }, value === null ? NONE : `${value > 0 ? '+' : ''}${value.toFixed(2)}`)))));
 }
 
-function cardContent(card, item) {
-  const judged = h('div', { class: 'columns' }, saidSection(card), verdictSection(card));
-  return [cardBar(item), failuresSection(card), judged, scorecardSection(card), agentSection(card), examplesSection(card), whereSection(card), writesSection(card),
-    detectorsSection(card), scoresSection(card), madeSection(card), commandSection(card)].filter(Boolean);
-}
-
 function saidSection(card) {
   const said = card.said;
   if (!said) return section('Description', '', h('p', { class: 'soft' }, 'There is no description: the step failed, see above.'));
-  const rows = [['looks at', said.looks_at], ['writes', said.writes], ['conditions', said.conditions], ['but not', said.counterexamples]];
+  const rows = SAID.map(([name, key]) => [name, said[key]]);
+  const tokens = [['raises', said.raises], ['lowers', said.lowers]].filter(([, list]) => list && list.length);
   return section('Description', `by ${card.made.explainer}${card.made.model ? `, ${card.made.model}` : ''}`,
     h('p', { class: 'lead' }, said.summary || NONE),
     h('dl', {}, rows.filter(([, text]) => text).map(([name, text]) => [h('dt', {}, name), h('dd', {}, text)]),
       said.predicate ? [h('dt', {}, 'predicate'), h('dd', {}, h('code', {}, said.predicate))] : null,
+      tokens.map(([name, list]) => [h('dt', {}, name), h('dd', { class: 'mono' }, list.map((token) => JSON.stringify(token)).join('  '))]),
       h('dt', {}, 'claim about'), h('dd', {}, said.domain === 'repeats' ? 'repeated random tokens' : said.domain),
       h('dt', {}, 'confidence'), h('dd', {}, `${fmt(said.confidence, 2)}, stated by the explainer`)));
 }
@@ -99,7 +103,7 @@ function verdictSection(card) {
       + `${main && main.state ? `, ${main.state}` : ''}`));
   }
   const rows = [['margin', marginText(card)]];
-  if (judged.coverage !== null) rows.push(['coverage', `${percent(judged.coverage)} of the contribution; unexplained ${percent(1 - judged.coverage)}`]);
+  if (judged.coverage !== null) rows.push(['coverage', `${percent(judged.coverage)} of the ${NOUN.mass}; unexplained ${percent(1 - judged.coverage)}`]);
   parts.push(h('dl', {}, rows.map(([name, text]) => [h('dt', {}, name), h('dd', {}, text)])));
   if (main && main.controls.length) parts.push(controlsTable(main));
   return section('Verdict', 'on text it was not made from', ...parts);

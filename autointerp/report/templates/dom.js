@@ -34,15 +34,11 @@ const words = (name) => String(name ?? '').replaceAll('_', ' ');
 const clamp = (value) => Math.max(0, Math.min(1, value));
 
 const D = JSON.parse($('index').textContent);
-const HEADS = D.rows.map((row, i) => {
-  const item = { i, labels: D.labels[i], group: D.groups[i] };
-  D.columns.forEach((name, c) => { item[name] = row[c]; });
-  D.readings.forEach(([name, data], c) => { item[`${name}/${data}`] = D.values[i][c]; });
-  item.text = [item.head, item.label, words(item.label), ...item.labels, item.summary, item.looks_at, item.writes,
+const NOUN = D.nouns;
+function searchText(item) {
+  return [item.unit, item.label, words(item.label), ...item.labels, item.summary, item.looks_at, item.writes,
     item.predicate, item.verdict, item.status, item.compared_with].join(' ').toLowerCase();
-  return item;
-});
-const BY_HEAD = new Map(HEADS.map((item) => [item.head, item]));
+}
 
 // A tooltip that mouse and keyboard share: anything with `tipFor` shows it while hovered or focused.
 const tip = $('tip');
@@ -92,15 +88,16 @@ function badge(verdict) { return h('span', { class: `verdict v-${verdict}` }, ve
 function tag(label) { return h('span', { class: `tag f-${family(label)}` }, words(label)); }
 
 const FAMILIES = {
-  position: ['previous_token', 'current_token', 'first_token', 'fixed_offset', 'local_context'],
-  repeat: ['duplicate_token', 'induction'],
-  class: ['punctuation', 'delimiter_matching', 'token_class'],
-  output: ['name_mover', 'copying', 'copy_suppression', 'successor', 's_inhibition'],
+  position: ['previous_token', 'current_token', 'first_token', 'fixed_offset', 'local_context', 'position'],
+  repeat: ['duplicate_token', 'induction', 'repetition'],
+  class: ['punctuation', 'delimiter_matching', 'token_class', 'token', 'token_set', 'token_pair'],
+  output: ['name_mover', 'copying', 'copy_suppression', 'successor', 's_inhibition', 'context'],
 };
 const CODES = {
   previous_token: 'PR', current_token: 'CU', first_token: '1T', duplicate_token: 'DU', induction: 'IN',
   fixed_offset: 'OF', local_context: 'LO', punctuation: 'PU', delimiter_matching: 'DE', name_mover: 'NM',
-  copying: 'CO', copy_suppression: 'CS', successor: 'SU', s_inhibition: 'SI', token_class: 'TC', other: 'OT',
+  copying: 'CO', copy_suppression: 'CS', successor: 'SU', s_inhibition: 'SI', token_class: 'TC', other: 'OT', token: 'TO',
+  token_set: 'TS', token_pair: 'TP', context: 'CX', position: 'PO', repetition: 'RE',
 };
 const VERDICT_SIGNS = { supported: '✓', partly: '~', refuted: '✗', unscored: '' };
 function family(label) {

@@ -1,108 +1,125 @@
-// Layer by head, one cell a head, coloured by a column of choice.
-const UNIT = 'unit', SIGNED = 'signed', CATEGORY = 'category';
-const MAPS = [
-  ['score', 'score', UNIT], ['margin', 'margin', SIGNED], ['label', 'label', CATEGORY],
-  ['verdict', 'verdict', CATEGORY], ['coverage', 'coverage', UNIT], ['sink_mass', 'attention on the sink', UNIT],
-  ['entropy', 'entropy / ln n', UNIT], ['mean_distance', 'mean distance (tokens)', 'positive'],
-  ['ablation_loss', 'loss rise when ablated (nats/token)', SIGNED],
-  ...['previous_token', 'current_token', 'first_token', 'duplicate_token', 'induction']
-    .map((name) => [name, `${words(name)}, on repeats`, UNIT]),
-  ...D.readings.map(([name, data]) => [`${name}/${data}`, `${words(name)}, on ${data}`, 'free']),
-];
+// Layer by index, a cell for a unit (or for neighbouring ones), coloured by a column of choice.
 const cells = new Map();
-let mapOrder = [];
+const places = new Map();
+const placeKey = (layer, column) => places.get(`${layer}/${column}`);
+let placeOf = new Map();
 
 function buildMap() {
-  const layers = [...new Set(HEADS.map((item) => item.layer))].sort((a, b) => a - b);
-  const width = Math.max(0, ...HEADS.map((item) => item.index)) + 1;
+  const all = mapPlaces();
+  for (const place of all) places.set(`${place.layer}/${place.column}`, place);
+  placeOf = new Map(all.map((place) => [place.key, place]));
+  const layers = [...new Set(all.map((place) => place.layer))].sort((a, b) => a - b);
+  const width = all.reduce((most, place) => Math.max(most, place.column), -1) + 1;
+  const fine = width > 60;
   const grid = $('map-grid');
+  grid.classList.toggle('fine', fine);
   grid.style.setProperty('--heads', width);
-  const fit = (room, count) => Math.max(20, Math.min(46, Math.floor(room / Math.max(1, count)) - 2));
+  const least = fine ? 6 : 20;
+  const fit = (room, count) => Math.max(least, Math.min(46, Math.floor(room / Math.max(1, count)) - (fine ? 1 : 2)));
   grid.style.setProperty('--cell', `${fit(1220, width)}px`);
-  grid.style.setProperty('--tall', `${Math.min(fit(760, layers.length), fit(1220, width))}px`);
+  grid.style.setProperty('--tall', `${fine ? Math.max(12, Math.min(30, Math.floor(600 / layers.length))) : Math.min(fit(760, layers.length), fit(1220, width))}px`);
   const top = h('div', { role: 'row', class: 'map-row' }, h('span', { role: 'columnheader', class: 'corner' }, ''),
-    Array.from({ length: width }, (_, i) => h('span', { role: 'columnheader', class: 'axis-x' }, String(i))));
+    Array.from({ length: width }, (_, i) => h('span', { role: 'columnheader', class: 'axis-x' }, fine && i % 20 ? '' : String(i * MAP_STEP))));
   grid.append(top);
   for (const layer of layers) {
     const row = h('div', { role: 'row', class: 'map-row' }, h('span', { role: 'rowheader', class: 'axis-y' }, `L${layer}`));
-    for (let index = 0; index < width; index += 1) {
-      const item = BY_HEAD.get(`L${layer}H${index}`);
-      const cell = h('div', { role: 'gridcell', class: item ? 'cell' : 'cell absent', tabindex: item ? -1 : null,
-        'data-tip': item ? item.head : null });
-      if (item) cells.set(item.head, cell);
+    for (let column = 0; column < width; column += 1) {
+      const place = placeKey(layer, column);
+      const cell = h('div', { role: 'gridcell', class: place ? 'cell' : 'cell absent', tabindex: place ? -1 : null,
+        'data-tip': place ? place.key : null });
+      if (place) cells.set(place.key, cell);
       row.append(cell);
     }
     grid.append(row);
   }
-  mapOrder = HEADS.map((item) => cells.get(item.head));
-  if (mapOrder.length) mapOrder[0].tabIndex = 0;
+  if (all.length) cells.get(all[0].key).tabIndex = 0;
   grid.addEventListener('click', (event) => {
     const cell = event.target.closest('[data-tip]');
-    if (cell) openCard(cell.dataset.tip);
+    if (cell) openPlace(placeOf.get(cell.dataset.tip));
   });
   grid.addEventListener('keydown', mapKey);
-  tipFor(grid, (cell) => mapTip(BY_HEAD.get(cell.dataset.tip)));
+  tipFor(grid, (cell) => mapTip(placeOf.get(cell.dataset.tip)));
   const select = $('map-column');
-  const used = MAPS.filter(([name]) => HEADS.some((item) => item[name] !== null && item[name] !== undefined));
+  const used = MAPS.filter(([name]) => UNITS.some((item) => ![null, undefined, ''].includes(item[name])));
   select.append(...used.map(([name, text]) => h('option', { value: name }, text)));
   if (used.some(([name]) => name === 'verdict') && !used.some(([name]) => name === 'score')) select.value = 'label';
   select.addEventListener('change', paintMap);
   paintMap();
 }
 
+function openPlace(place) {
+  if (place.items.length === 1) openCard(place.items[0].unit);
+  else searchFor(placeName(place));
+}
+function placeName(place) {
+  const [first, last] = [place.items[0], place.items.at(-1)];
+  return first === last ? first.unit : `${first.unit}-${last.unit}`;
+}
+
+// The value of a cell: that of its unit; of several the mean, or what most of them are.
+function placeValue(place, name) {
+  if (place.items.length === 1) return place.items[0][name];
+  const values = place.items.map((item) => item[name]).filter((value) => ![null, undefined, ''].includes(value));
+  if (!values.length) return null;
+  if (typeof values[0] === 'number') return values.reduce((sum, value) => sum + value, 0) / values.length;
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
+  return [...counts].reduce((best, one) => (one[1] > best[1] ? one : best))[0];
+}
+
 function mapKey(event) {
   const cell = event.target.closest('.cell');
-  const item = cell && BY_HEAD.get(cell.dataset.tip);
-  if (!item) return;
-  if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); openCard(item.head); return; }
+  const place = cell && placeOf.get(cell.dataset.tip);
+  if (!place) return;
+  if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); openPlace(place); return; }
   const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
   const step = steps[event.key];
   let next = null;
   if (step) {
-    for (let k = 1; k <= 256 && !next; k += 1) next = cells.get(`L${item.layer + k * step[0]}H${item.index + k * step[1]}`);
+    for (let k = 1; k <= 256 && !next; k += 1) next = placeKey(place.layer + k * step[0], place.column + k * step[1]);
   } else if (event.key === 'Home' || event.key === 'End') {
-    const row = HEADS.filter((other) => other.layer === item.layer);
-    next = cells.get(row[event.key === 'Home' ? 0 : row.length - 1].head);
+    const row = [...places.values()].filter((other) => other.layer === place.layer);
+    next = row[event.key === 'Home' ? 0 : row.length - 1];
   }
   if (!next) return;
   event.preventDefault();
-  rove([cell, next], 0, 1);
+  rove([cell, cells.get(next.key)], 0, 1);
 }
 
-function mapTip(item) {
+function mapTip(place) {
   const [name, text] = MAPS.find(([key]) => key === $('map-column').value);
-  const value = item[name];
-  const lines = [`${item.head} · ${words(item.label) || item.status} · ${item.verdict}`];
-  lines.push(`${text}: ${typeof value === 'number' ? fmt(value) : words(value) || NONE}`);
+  const value = placeValue(place, name);
+  const shownValue = `${text}: ${typeof value === 'number' ? fmt(value) : words(value) || NONE}`;
+  if (place.items.length > 1) return [placeName(place), `${shownValue} (of ${place.items.length})`];
+  const item = place.items[0];
+  const lines = [`${item.unit} · ${words(item.label) || item.status}${item.verdict ? ` · ${item.verdict}` : ''}`, shownValue];
   if (item.summary) lines.push(item.summary.length > 160 ? `${item.summary.slice(0, 160)}…` : item.summary);
   return lines;
 }
 
-function mapRange(name, kind) {
-  const values = HEADS.map((item) => item[name]).filter((value) => typeof value === 'number');
-  const high = Math.max(0, ...values);
-  const low = Math.min(0, ...values);
-  if (kind === UNIT) return low < 0 ? [-1, 1] : [0, 1];
-  if (kind === SIGNED || (kind === 'free' && low < 0)) {
+function mapRange(values, kind) {
+  const high = values.reduce((a, b) => Math.max(a, b), 0);
+  const low = values.reduce((a, b) => Math.min(a, b), 0);
+  if (kind === 'unit') return low < 0 ? [-1, 1] : [0, 1];
+  if (kind === 'signed' || (kind === 'free' && low < 0)) {
     const size = Math.max(high, -low) || 1;
     return [-size, size];
   }
-  if (kind === 'free' && high <= 1) return [0, 1];
+  if (kind === 'free' && high <= 1 && high > 0.2) return [0, 1];
   return [0, high || 1];
 }
 
 function paintMap() {
   const [name, text, kind] = MAPS.find(([key]) => key === $('map-column').value) || MAPS[0];
-  const range = kind === CATEGORY ? null : mapRange(name, kind);
-  for (const item of HEADS) {
-    const cell = cells.get(item.head);
-    const value = item[name];
+  const values = new Map([...placeOf.values()].map((place) => [place, placeValue(place, name)]));
+  const range = kind === 'category' ? null : mapRange([...values.values()].filter((value) => typeof value === 'number'), kind);
+  for (const [place, value] of values) {
+    const cell = cells.get(place.key);
     cell.className = 'cell';
     cell.textContent = '';
-    cell.setAttribute('aria-label', `${item.head}, ${text} ${typeof value === 'number' ? fmt(value) : words(value) || 'none'}`);
+    cell.setAttribute('aria-label', `${placeName(place)}, ${text} ${typeof value === 'number' ? fmt(value) : words(value) || 'none'}`);
     if (value === null || value === undefined || value === '') cell.classList.add('void');
-    else if (name === 'label') { cell.classList.add('code', `f-${family(value)}`); cell.textContent = CODES[value] || '·'; }
-    else if (name === 'verdict') { cell.classList.add('code', `v-${value}`); cell.textContent = VERDICT_SIGNS[value]; }
+    else if (kind === 'category') { cell.classList.add('code', codeClass(name, value)); cell.textContent = codeText(name, value); }
     else {
       cell.classList.add('heat', value < 0 ? 'neg' : 'pos');
       cell.style.setProperty('--p', `${Math.round(100 * clamp(Math.abs(value) / range[1]))}%`);
@@ -112,6 +129,14 @@ function paintMap() {
   dimMap();
 }
 
+const STATE_CLASS = { ok: 'v-supported', dead: 'v-unscored', dense: 'v-partly' };
+function codeClass(name, value) {
+  return name === 'label' ? `f-${family(value)}` : name === 'state' ? STATE_CLASS[value] : `v-${value}`;
+}
+function codeText(name, value) {
+  return name === 'label' ? CODES[value] || '·' : name === 'state' ? '' : VERDICT_SIGNS[value];
+}
+
 function paintLegend(name, range) {
   const legend = $('map-legend');
   legend.replaceChildren();
@@ -119,19 +144,19 @@ function paintLegend(name, range) {
     const half = range[0] < 0;
     put(legend, {}, [h('span', {}, fmt(range[0])), h('span', { class: `ramp ${half ? 'two' : 'one'}` }),
       h('span', {}, fmt(range[1])), half ? h('span', { class: 'hint' }, 'the middle is 0') : null,
-      h('span', { class: 'swatch void' }), h('span', {}, 'no value')]);
+      h('span', { class: 'swatch void' }), h('span', {}, 'no value'),
+      MAP_STEP > 1 ? h('span', { class: 'hint' }, `a cell is the mean of ${MAP_STEP} ${NOUN.many}`) : null]);
     return;
   }
   const counts = new Map();
-  for (const item of HEADS) counts.set(item[name] || '', (counts.get(item[name] || '') || 0) + 1);
-  const order = name === 'verdict' ? D.verdicts : D.all_labels;
+  for (const item of UNITS) counts.set(item[name] || '', (counts.get(item[name] || '') || 0) + 1);
+  const order = name === 'verdict' ? D.verdicts : name === 'state' ? D.state_names : D.all_labels;
   legend.replaceChildren(...[...order, ''].filter((key) => counts.has(key)).map((key) => h('span', { class: 'entry' },
-    h('span', { class: `swatch code ${key ? (name === 'verdict' ? `v-${key}` : `f-${family(key)}`) : 'void'}` },
-      name === 'verdict' ? VERDICT_SIGNS[key] || '' : CODES[key] || (key ? '·' : '')),
-    `${words(key) || 'no value'} ${counts.get(key)}`)));
+    h('span', { class: `swatch code ${key ? codeClass(name, key) : 'void'}` }, key ? codeText(name, key) : ''),
+    `${words(key) || 'no value'} ${fmt(counts.get(key))}`)));
 }
 
 function dimMap() {
-  const shown = new Set(shownHeads().map((item) => item.head));
-  for (const [head, cell] of cells) cell.classList.toggle('dim', !shown.has(head));
+  const visible = new Set(shownUnits());
+  for (const [key, cell] of cells) cell.classList.toggle('dim', !placeOf.get(key).items.some((item) => visible.has(item)));
 }

@@ -1,9 +1,4 @@
-// The scorecard: every score of a head with its interval drawn, its chance line and its controls; what has no number and why.
-const SCORER_SAYS = {
-  predicate: 'where it looks', first_token: 'where it looks', pointing: 'where it looks, read by a model', detection: 'when it is active, read by a model',
-  effect: 'what it writes, read by a model', effect_sign: 'what it writes', conditional_ablation: 'does the model depend on it', patching: 'does its output carry it', probe: 'what it carries',
-};
-
+// The scorecard: every score of a unit with its interval drawn, its chance line and its controls; what has no number and why.
 function scorecardSection(card) {
   const rows = card.scores.map(scorecardRow);
   for (const [scorer, reason] of card.unscored) rows.push([scorerName(scorer, false), '', '', '', '', '', h('span', { class: 'soft' }, `unscored: ${reason}`)]);

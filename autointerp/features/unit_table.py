@@ -1,0 +1,126 @@
+"""What the first pass says of every unit: an array a quantity, over all units of all sites in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Float64, Int
+
+from autointerp.feature_records import ACTIVE
+from autointerp.features.best_of_documents import Entries
+from autointerp.features.first_pass import UnitPass
+from autointerp.model import UnitSite
+from autointerp.records import Feature
+
+ENOUGH_SHARED = 32  # shared rows above 0 from which they, not the unit's own reservoir, say how often it is active
+DEAD_RANGE = 1e-6
+DENSE_SHARE = 0.5
+_UNITS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """Arrays over all units. `mean` is that of the raw activation; the others are of `a = sign * activation`.
+
+    `density`: share of rows with a > 0. `active_share`: estimated share of active rows. `reference`: mean of the 16
+    highest document maxima of a. `state`: `ok`, `dead` (never above 0; a neuron: a range under 1e-6) or `dense`
+    (active on more than half of the rows).
+    """
+
+    kind: np.ndarray  # of str
+    layer: Int[np.ndarray, " unit"]
+    index: Int[np.ndarray, " unit"]
+    density: Float64[np.ndarray, " unit"]
+    active_share: Float64[np.ndarray, " unit"]
+    maximum: Float64[np.ndarray, " unit"]
+    reference: Float64[np.ndarray, " unit"]
+    mean: Float64[np.ndarray, " unit"]
+    sign: Int[np.ndarray, " unit"]
+    state: np.ndarray  # of str
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def feature(self, unit: int) -> Feature:
+        return Feature(kind=self.kind[unit].item(), layer=int(self.layer[unit]), index=int(self.index[unit]))
+
+    def row(self, feature: Feature) -> int:
+        """Where a unit stands in the arrays. Raises KeyError for a unit that was not read."""
+        return self._rows[feature.kind, feature.layer, feature.index]
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int, int], int]:
+        names = zip(self.kind.tolist(), self.layer.tolist(), self.index.tolist(), strict=True)
+        return {name: number for number, name in enumerate(names)}
+
+
+def unit_table(state: UnitPass, sites: Sequence[UnitSite]) -> UnitTable:
+    """The table of a finished first pass over `sites`."""
+    n_rows = max(int(state.progress[1]), 1)
+    units = np.arange(len(state.sums))
+    sign = signs(state)
+    side = (sign < 0).astype(np.int64)
+    density = state.rows_above[side, units] / n_rows
+    reference = np.stack([_means(top.entries) for top in state.top])[side, units]
+    maximum = np.where(sign > 0, state.extremes[1], -state.extremes[0]).astype(np.float64)
+    kind = np.concatenate([np.repeat(site.kind, site.n_units) for site in sites])
+    spread = state.extremes[1].astype(np.float64) - state.extremes[0]
+    dead = (density == 0) | ((kind == "neuron") & ~(spread >= DEAD_RANGE))
+    active = _active_share(state, sign, reference, density)
+    return UnitTable(
+        kind=kind,
+        layer=np.concatenate([np.full(site.n_units, site.layer) for site in sites]),
+        index=np.concatenate([np.arange(site.n_units) for site in sites]),
+        density=density,
+        active_share=np.where(dead, 0.0, active),
+        maximum=np.where(np.isfinite(maximum), maximum, 0.0),
+        reference=reference,
+        mean=state.sums / n_rows,
+        sign=sign,
+        state=np.where(dead, "dead", np.where(active > DENSE_SHARE, "dense", "ok")),
+    )
+
+
+def signs(state: UnitPass) -> Int[np.ndarray, " unit"]:
+    """-1 for a neuron whose 16 strongest document extremes are negative on average, and larger there than those of
+    the positive side; 1 for all others."""
+    if state.n_sides == 1:
+        return np.ones(len(state.sums), np.int64)
+    both = np.concatenate([state.top[0].entries.value, -state.top[1].entries.value], axis=1)
+    empty = np.concatenate([top.entries.key == 0 for top in state.top], axis=1)
+    both = np.where(empty, 0.0, both)
+    strongest = np.argsort(-np.abs(both), axis=1, kind="stable")[:, : state.top[0].entries.key.shape[1]]
+    negative = np.take_along_axis(both, strongest, 1).mean(1) < 0
+    larger = _means(state.top[1].entries) > _means(state.top[0].entries)
+    return np.where(negative & larger, -1, 1)
+
+
+def _means(entries: Entries) -> Float64[np.ndarray, " unit"]:
+    there = entries.key > 0
+    return np.asarray((entries.value.astype(np.float64) * there).sum(1) / np.maximum(there.sum(1), 1))
+
+
+def _active_share(
+    state: UnitPass, sign: Int[np.ndarray, " unit"], reference: Float64[np.ndarray, " unit"],
+    density: Float64[np.ndarray, " unit"],
+) -> Float64[np.ndarray, " unit"]:  # fmt: skip
+    """From the shared rows, or from the unit's own reservoir where it is above 0 on few of them."""
+    found = np.zeros(len(sign))
+    for start in range(0, len(sign), _UNITS_AT_ONCE):
+        part = slice(start, start + _UNITS_AT_ONCE)
+        a = state.shared[:, part].astype(np.float32) * sign[part]
+        common = (a > 0).sum(0) >= ENOUGH_SHARED
+        shared = (a >= ACTIVE * reference[part]).mean(0) if len(a) else np.zeros(a.shape[1])
+        own = np.stack([_own_share(r.entries, part, reference[part]) for r in state.reservoir])
+        side = (sign[part] < 0).astype(np.int64)
+        found[part] = np.where(common, shared, density[part] * own[side, np.arange(a.shape[1])])
+    return found
+
+
+def _own_share(entries: Entries, part: slice, reference: Float[np.ndarray, " unit"]) -> Float64[np.ndarray, " unit"]:
+    there = entries.key[part] > 0
+    active = there & (entries.value[part] >= ACTIVE * reference[:, None])
+    return np.asarray(active.sum(1) / np.maximum(there.sum(1), 1))
