@@ -38,6 +38,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "repair": ("reason",),
     "simulation": ("conditions", "items", "looks_at"),
 }
+FEATURE_TEMPLATES = tuple(name for name in VARIABLES if name.endswith("_feature") or name == "simulation")
+"""Those about neurons and latents; `repair` serves all."""
 _DATA_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 
 

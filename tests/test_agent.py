@@ -22,6 +22,7 @@ from autointerp.agent.view import history_view
 from autointerp.chat import FakeChat, ScriptedChat
 from autointerp.config import AgentPlan, RunConfig
 from autointerp.errors import BudgetExceeded, ContextOverflow
+from autointerp.llm import estimate_prompt
 from autointerp.records import HeadReport, Transcript
 from autointerp.report.csv import head_row, heads_csv, read_heads_csv
 from tests.agent_helpers import (
@@ -218,6 +219,9 @@ def test_prose_is_repaired_twice_then_counted_and_two_failed_steps_end_it() -> N
     chat = FakeChat(lambda request: "I would rather write an essay.")
     result = run_loop(loop_of(chat, FakeBench()))
     assert len(chat.requests) == 2 * 2  # each step and its repair
+    asked_for = [estimate_prompt(request) for request in chat.requests]
+    paid = [turn.prompt_tokens for turn in result.transcript.turns[1:]]
+    assert paid == [sum(asked_for[:2]), sum(asked_for[2:])]  # replies that were of no use are paid too
     assert [bool(t.failure) for t in result.transcript.turns] == [False, True, True]
     assert result.transcript.stop == "2 steps without a valid reply"
     assert result.description == first()

@@ -14,12 +14,16 @@ from autointerp.errors import BadInput
 from autointerp.feature_records import ACTIVE, RESTING, FeatureEvidence
 from autointerp.features.activations import read_activations
 from autointerp.features.collect import CollectedFeatures, FeatureCollectSpec, collect_features
+from autointerp.features.lens_words import DirectionLenses, lens_words
 from autointerp.features.ranked import TEXT_COLUMNS, Ranked, ranked_activations
 from autointerp.features.readout import DirectionReader
 from autointerp.features.sample import Sample
 from autointerp.features.text_rows import is_row
 from autointerp.features.units import UnitSet, load_units
-from autointerp.model import UnitSite
+from autointerp.lenses.entity_checkpoint import EntityVectors, identity
+from autointerp.lenses.entity_frame import Frame
+from autointerp.lenses.selfie import SelfieOptions
+from autointerp.model import LanguageModel, UnitSite
 from autointerp.model.unit_sites import w_out
 from autointerp.records import Feature
 from autointerp.tables import read_csv_cells
@@ -278,3 +282,26 @@ def test_ranked_rows_at_one_token_random_rows_and_the_forms_of_the_table() -> No
         Ranked(n=0)
     with pytest.raises(BadInput):
         Ranked("sideways")
+
+
+def tiny_vectors(model: LanguageModel) -> EntityVectors:
+    """Untrained vectors of the entity lens that belong to the model."""
+    draw, size, layers = torch.Generator().manual_seed(0), 32, (0, 1)
+    theta = torch.randn(len(layers), size, generator=draw)
+    facts = {**identity(model, Frame.of(model)), "context": "none", "method": "in_context", "use_filter": False}
+    mean, others = torch.randn(2, size, generator=draw), torch.randn(8, 2, size, generator=draw)
+    return EntityVectors(layers, theta, theta[None].clone(), mean, others, None, facts)
+
+
+def test_lens_words_name_their_controls_and_are_specific_only_by_the_lens_own_verdict() -> None:
+    model = tiny_model("gpt2")
+    some = [f for f, e in found().evidence.items() if e.stats.state == "ok"][:2]
+    options = SelfieOptions(prompts=("thing",), placeholders=2, max_new_tokens=3, nulls=2)
+    lenses = DirectionLenses(options, tiny_vectors(model))
+    words = lens_words(model, neurons(), found().table, some, lenses)
+    assert list(words) == some and words == lens_words(model, neurons(), found().table, some, lenses)
+    for readings in words.values():
+        assert [one.lens for one in readings] == ["entity", "selfie"]
+        assert all(one.controls and one.detail for one in readings)
+        assert not readings[1].specific  # one prompt and two nulls are too few for that
+    assert lens_words(model, neurons(), found().table, some, DirectionLenses(None)) == {f: () for f in some}

@@ -180,7 +180,7 @@ def test_a_server_describes_and_judges_blind_and_is_asked_nothing_twice(place: P
         (c.name.split(" (")[0]) for r in result.reports for s in r.scores if s.scorer == "predicate" for c in s.controls
     }
     assert {"chance line", "random-weights model"} <= named
-    prompts = " ".join(json.dumps(line["messages"]) for line in lines_of(out / "calls.jsonl"))
+    prompts = " ".join(json.dumps(line["prompt"]) for line in lines_of(out / "calls.jsonl"))
     assert "secretmodel" not in prompts and "secretcorpus" not in prompts
     assert not re.search(r"L0N\d|L1F\d", prompts)
 

@@ -84,7 +84,7 @@ def learned(unit: UnitRows) -> dict[str, RuleReading]:
         ("position", "dst.position == 5"),
         ("repetition", "dst.seen_before"),
         (
-            "other",
+            "either",
             'dst.text == " Paris" or (dst.text in {" cat", " dog", " red"} and dst.prev.text in {" the", " in"})',
         ),
     ],

@@ -164,6 +164,16 @@ def test_a_wrong_token_does_not_rise() -> None:
     assert all(c.beaten for c in score_of(found[neuron(1)], "steering").controls)
 
 
+def test_a_description_of_everything_has_nothing_to_compare_with() -> None:
+    claims = {neuron(0): said("dst.position >= 0"), neuron(2): said("dst.position >= 0")}
+    found = FeatureSuite(spec_of(("conditional_ablation",)), silent).score(claims, {})
+    score = score_of(found[neuron(0)], "conditional_ablation")
+    assert (score.state, score.details["supported"]) == ("always_active", "yes")
+    assert score.details["share"] == pytest.approx(1)
+    assert score.value == pytest.approx(found[neuron(0)].effect.value, rel=0.5)
+    assert score_of(found[neuron(2)], "conditional_ablation").details["supported"] == "no"
+
+
 def test_whole_ablation_equals_hooked_forwards() -> None:
     model, rows, facts = neuron_model(), neuron_rows("test", 8, 5), facts_of()
     reading = Reading(model, Neurons(), facts, 8)

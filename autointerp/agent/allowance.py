@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autointerp.errors import BudgetExceeded
-from autointerp.llm import Budget, BudgetedChat, ChatModel, ChatRequest, Usage
+from autointerp.llm import Budget, BudgetedChat, ChatModel, ChatReply, ChatRequest, Usage
 from autointerp.llm.budget import Reservation
 
 
@@ -30,3 +30,17 @@ class LoopChat(BudgetedChat):
         except BudgetExceeded:
             used = self.allowance.spent.prompt_tokens + self.allowance.spent.completion_tokens
             raise AllowanceSpent(f"{used} tokens used, and the next request might pass half of the budget") from None
+
+
+class CountedChat:
+    """Adds up what the replies of one step have cost, those that were of no use too."""
+
+    def __init__(self, inner: ChatModel) -> None:
+        self._inner = inner
+        self.usage = Usage()
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """See `ChatModel.complete`."""
+        reply = await self._inner.complete(request)
+        self.usage = self.usage + reply.usage
+        return reply

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from autointerp.agent.allowance import LoopChat
+from autointerp.agent.allowance import CountedChat, LoopChat
 from autointerp.agent.claims import CLAIM, MAX_CLAIMS, Claim, read_claims
 from autointerp.agent.requests import TOOLS
 from autointerp.agent.spec import LoopSpec
@@ -173,8 +173,9 @@ class StepAsker:
         return Reply(called.then(reply.answer), called.usage + reply.usage, called.note)
 
     async def _as_json(self, step: Step[T], request: ChatRequest) -> Reply[T]:
-        answer = await ask(self.chat, request, step.read, self._repair, self.capabilities, repairs=REPAIRS)
-        return Reply(answer, answer.usage if isinstance(answer, Answer) else _guessed(request, answer))
+        chat = CountedChat(self.chat)
+        answer = await ask(chat, request, step.read, self._repair, self.capabilities, repairs=REPAIRS)
+        return Reply(answer, chat.usage)
 
     def _request(self, step: Step[T], prompt: Prompt, head: Head) -> ChatRequest:
         return ChatRequest(
@@ -226,14 +227,6 @@ class StepAsker:
         by_schema = asked.changed(json_schema=None) if asked.reply_format == "schema" else asked
         by_tools = 0 if step.calls is None else estimate_prompt(with_tools(request, step.calls))
         return max(estimate_prompt(by_schema), by_tools)
-
-
-def _guessed(request: ChatRequest, failure: Failure) -> Usage:
-    """What a step that failed has cost: its prompt and its replies, as far as they are known."""
-    if failure.stage == CONTEXT:
-        return Usage()
-    replies = len(failure.raw) // 3
-    return Usage(prompt_tokens=estimate_prompt(request), completion_tokens=replies, estimated=True)
 
 
 def _thought() -> Plain:

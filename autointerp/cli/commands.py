@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autointerp.cli.features import render_unit
 from autointerp.cli.jobs import (
     check_prompts,
     default_folder,
@@ -15,6 +17,7 @@ from autointerp.cli.jobs import (
     resolved,
     resolved_run,
     say_estimate,
+    say_prompt,
     shown_command,
     silence,
 )
@@ -83,7 +86,10 @@ def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """The prompt of one head, from a run's evidence or collected now."""
+    """The prompt of one unit, from a run's evidence or collected now."""
+    if re.fullmatch(r"\s*[Ll]\d+[NnFf]\d+\s*", arguments.heads):
+        render_unit(arguments)
+        return 0
     head = _one_head(arguments.heads)
     config, settings = resolve(arguments, {})
     check_prompts(config)
@@ -112,11 +118,7 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         screen.close()
         evidence = collected.evidence[head]
     room = PromptRoom(server).of(language_settings(config).max_tokens)
-    prompt, notes = explain_prompt(evidence, templates(config), language_settings(config), room)
-    for message in prompt.messages:
-        say(f"=== {message['role']} ===\n{message['content']}")
-    for note in notes:
-        Screen().note(note)
+    say_prompt(*explain_prompt(evidence, templates(config), language_settings(config), room))
     return 0
 
 

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autointerp.cli.jobs import default_folder, exit_code, resolved_run, say_estimate, shown_command, silence
+from autointerp.cli.jobs import (
+    check_prompts,
+    default_folder,
+    exit_code,
+    resolved_run,
+    say_estimate,
+    say_prompt,
+    shown_command,
+    silence,
+)
 from autointerp.cli.options import explain_options, folder_options, resolve, run_options
 from autointerp.cli.screen import Screen, say
 from autointerp.cli.sources import sources_of
@@ -85,6 +94,40 @@ def describe_feature(arguments: argparse.Namespace, words: Sequence[str]) -> int
     for report in result.reports:
         say(feature_card_text(report))
     return exit_code(result)
+
+
+def render_unit(arguments: argparse.Namespace) -> None:
+    """The prompt of one neuron or latent, from a run's evidence or collected now."""
+    arguments.select = arguments.heads
+    unit = _one_unit(arguments)
+    config, settings = resolve(arguments, {})
+    check_prompts(config)
+    silence()
+    from autointerp.explain.feature_language import feature_prompt
+    from autointerp.features.collect import FeatureCollectSpec, collect_features
+    from autointerp.features.units import load_units
+    from autointerp.llm import Capabilities, PromptRoom
+    from autointerp.pipeline.feature_collecting import feature_evidence_of
+    from autointerp.pipeline.inputs import load_inputs
+    from autointerp.pipeline.talking import language_settings, saved_prompting, templates
+
+    server = Capabilities()
+    if arguments.out:
+        evidence = feature_evidence_of(Path(arguments.out), unit)
+        given = {name: getattr(config, name) for name in ("prompts", "instruction") if getattr(config, name)}
+        config, server = saved_prompting(Path(arguments.out), given)
+    else:
+        screen = Screen()
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = load_inputs(config, sources_of(config), Path(folder))
+            units = load_units(config.units, inputs.model)
+            units.place(unit)
+            spec = FeatureCollectSpec(config.seed, settings.batch_size)
+            collected = collect_features(inputs.model, inputs.explain_windows(), units, [unit], spec, screen)
+        screen.close()
+        evidence = collected.evidence[unit]
+    room = PromptRoom(server).of(language_settings(config).max_tokens)
+    say_prompt(*feature_prompt(evidence, templates(config), language_settings(config), room))
 
 
 def activations(arguments: argparse.Namespace, words: Sequence[str]) -> int:

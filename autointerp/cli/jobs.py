@@ -17,6 +17,7 @@ from autointerp.errors import AutointerpError, BadInput
 
 if TYPE_CHECKING:
     from autointerp.pipeline.plan import Estimate
+    from autointerp.prompting import Prompt
 
 RUNS = Path("runs")
 
@@ -94,6 +95,14 @@ def say_estimate(estimate: Estimate) -> None:
         say(f"of these {estimate.controls} are controls; single items are asked only where the order of items matters")
     if estimate.note:
         say(estimate.note)
+
+
+def say_prompt(prompt: Prompt, notes: Sequence[str]) -> None:
+    """Every message as it would be sent, and what was left out of it."""
+    for message in prompt.messages:
+        say(f"=== {message['role']} ===\n{message['content']}")
+    for note in notes:
+        Screen().note(note)
 
 
 def shown_command(words: Sequence[str], config: RunConfig, settings: Settings) -> str:

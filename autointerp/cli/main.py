@@ -18,7 +18,7 @@ from autointerp.cli import commands
 from autointerp.cli.bench import bench_options
 from autointerp.cli.compare import compare_options
 from autointerp.cli.entity_lens import entity_lens_options
-from autointerp.cli.features import activations_options, all_features_options, one_feature_options
+from autointerp.cli.features import UNITS_HELP, activations_options, all_features_options, one_feature_options
 from autointerp.cli.interrupt import INTERRUPTED, ends_on_interrupt
 from autointerp.cli.logit_lens import logit_lens_options
 from autointerp.cli.options import explain_options, folder_options, run_options, server_options
@@ -150,8 +150,9 @@ def _activations(subparsers: Adder[argparse.ArgumentParser]) -> None:
 
 
 def _render(subparsers: Adder[argparse.ArgumentParser]) -> None:
-    parser = _command(subparsers, "render", "print the exact prompt for a head; no key and no network")
-    parser.add_argument("heads", metavar="HEAD", help="L5H1 or 5.1")
+    parser = _command(subparsers, "render", "print the exact prompt for a head or unit; no key and no network")
+    parser.add_argument("heads", metavar="HEAD", help="L5H1 or 5.1; a neuron L3N17, or a latent L3F17")
+    parser.add_argument("--units", metavar="SPEC", help=UNITS_HELP)
     parser.add_argument("--out", metavar="DIR", help="a run folder whose evidence to use; else it is collected")
     run_options(parser)
     explain_options(parser)

@@ -19,8 +19,9 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose model and text."""
     group = parser.add_argument_group("model and text")
     add = group.add_argument
-    add("--model", metavar="SPEC", help="demo (the default), planted[:SEED], planted-features[:SEED], a hub name, a "
-        "local HuggingFace folder, or file.py:callable / package.module:callable that returns a TransformerBridge")  # fmt: skip
+    add("--model", metavar="SPEC", help="demo (the default), planted[:SEED], planted-features[:SEED], a hub name, "
+        "a local HuggingFace folder, or file.py:callable / package.module:callable that returns a "
+        "TransformerBridge")  # fmt: skip
     add("--corpus", metavar="SPEC", action="append", help="demo (the default), planted, a .txt (a document a "
         "paragraph), .jsonl, .csv or .parquet file, or hf:NAME[:SPLIT]; repeatable")  # fmt: skip
     add("--text-column", metavar="NAME", help="column of the text in .jsonl, .csv, .parquet and hf: (text)")

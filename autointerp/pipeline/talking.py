@@ -19,6 +19,7 @@ from autointerp.config import RunConfig, Settings
 from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, Progress
 from autointerp.explain import DetectorExplainer, Explainer, Explanation, LanguageExplainer
+from autointerp.explain.asked import REPAIR
 from autointerp.explain.language import LanguageSettings
 from autointerp.llm import Capabilities, ClientOptions, Prices, Usage, find_prices
 from autointerp.model import LanguageModel
@@ -27,7 +28,7 @@ from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_ex
 from autointerp.pipeline.describing import Pace, U, describe_units, used_up
 from autointerp.pipeline.judging import ask_second_judge, repeat_judge
 from autointerp.pipeline.llm_scores import ByScorer, Items, LlmScoring, Scored, controls_of, head_desks, score_with_llm
-from autointerp.prompting import VARIABLES, Templates
+from autointerp.prompting import FEATURE_TEMPLATES, VARIABLES, Templates
 from autointerp.records import Description, Failure, Head, Transcript
 from autointerp.report.folder import read_json
 from autointerp.scoring.asking import Asker, Controls
@@ -197,8 +198,14 @@ def templates(config: RunConfig) -> Templates:
 
 
 def template_names(config: RunConfig) -> tuple[str, ...]:
-    """The templates that a run may use; those of the agent only where it is on."""
-    return tuple(n for n in VARIABLES if config.agent_plan.on or not n.startswith(AGENT_TEMPLATES))
+    """The templates that a run may use: of its kind of units, and those of the agent only where it is on."""
+    if config.units:
+        return (*FEATURE_TEMPLATES, REPAIR)
+    return tuple(
+        name
+        for name in VARIABLES
+        if name not in FEATURE_TEMPLATES and (config.agent_plan.on or not name.startswith(AGENT_TEMPLATES))
+    )
 
 
 def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, Capabilities]:

@@ -152,14 +152,14 @@ class Steering:
         drawn = self._resampled(rows, [own, *random, *others])
         value, (low, high) = float(own.mean()), interval(drawn[0])
         controls: list[Control] = []
-        bounds = (1, 1 + len(random), len(drawn))
-        for name, values, start, stop in (
-            ("random directions of the same norm", np.stack(random), bounds[0], bounds[1]),
-            ("other tokens", others, bounds[1], bounds[2]),
+        first = 1 + len(random)
+        for name, values, of_values in (
+            ("random directions of the same norm", np.stack(random), drawn[1:first]),
+            ("other tokens", others, drawn[first:]),
         ):
-            highest = float(values.mean(1).max())
-            label = f"{name} (highest of {len(values)})"
-            controls.append(compared(label, value, highest, drawn[0] - drawn[start:stop].max(0)))
+            if len(values):
+                label = f"{name} (highest of {len(values)})"
+                controls.append(compared(label, value, float(values.mean(1).max()), drawn[0] - of_values.max(0)))
         n_docs = len(np.unique(rows.documents))
         claim = self._spec.claimed[feature]
         details: dict[str, float | int | str | None] = {
