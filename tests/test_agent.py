@@ -215,7 +215,7 @@ def test_experiments_that_would_feed_too_much_are_refused() -> None:
     assert [bool(e.error) for e in result.transcript.turns[2].experiments] == [False, True]
 
 
-def test_prose_is_repaired_twice_then_counted_and_two_failed_steps_end_it() -> None:
+def test_prose_is_repaired_once_then_counted_and_two_failed_steps_end_it() -> None:
     chat = FakeChat(lambda request: "I would rather write an essay.")
     result = run_loop(loop_of(chat, FakeBench()))
     assert len(chat.requests) == 2 * 2  # each step and its repair

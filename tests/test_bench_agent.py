@@ -17,7 +17,7 @@ from autointerp.config import RunConfig, Settings
 from autointerp.errors import BadInput, ChatFailed
 from autointerp.explain.language import SCHEMA
 from autointerp.llm import ChatRequest
-from autointerp.pipeline import JobOptions, job
+from autointerp.pipeline import JobOptions, held_out, job
 from autointerp.pipeline.agents import shuffled
 from autointerp.pipeline.bench_agent import (
     TRAPS,
@@ -273,7 +273,8 @@ def test_the_loop_gains_in_the_traps_and_not_from_exchanged_answers(
     # The nulls on random weights have tests of their own, and decide nothing here.
     monkeypatch.setattr(RandomControl, "facts", lambda *_: {"reason": "not asked for"})
     monkeypatch.setattr(job, "twin_of", lambda *_: Unscored(scorer="predicate", reason="not asked for"))
-    words = ["bench", "agent", "--llm", "rules", "--heads", "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0", "--max-tokens", "10000"]
+    monkeypatch.setattr(held_out, "REPEATS", 16)
+    words = ["bench", "agent", "--llm", "rules", "--heads", "L0H2,L1H4,L4H3,L5H1,L2H0,L5H0", "--max-tokens", "8000"]
     assert main([*words, "--out", str(tmp_path / "b")]) == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     full = json.loads((tmp_path / "b" / "bench.json").read_text())

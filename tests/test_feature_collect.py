@@ -203,6 +203,24 @@ def test_promoted_tokens_are_those_of_the_direction_at_the_reference() -> None:
         assert readout.random_max == pytest.approx(reader.random * float(row.norm()) * of.reference[unit], rel=1e-4)
 
 
+def test_a_neuron_that_is_turned_writes_the_other_way() -> None:
+    model = tiny_model("llama")
+    units, spec = load_units("neurons", model), FeatureCollectSpec(seed=3, batch_size=4)
+    of = collect_features(model, corpus(), units, Sample(40), spec, lambda *_: None)
+    reader, turned = DirectionReader.of(model, corpus(), 3), [u for u, sign in of.sign.items() if sign < 0]
+    assert turned
+    windows = corpus().windows
+    for unit in turned[:3]:
+        evidence = of.evidence[unit]
+        logits = reader.logits(-w_out(model, unit.layer)[unit.index][None] * of.reference[unit])[0]
+        assert evidence.readout is not None
+        assert evidence.readout.up[0].token == model.strings[int(logits.argmax())]
+        raw = read_activations(model, units, [unit], windows.ids, windows.lengths)[:, 1:]
+        assert evidence.stats.maximum == pytest.approx(-float(raw.min()), rel=1e-4)
+        assert of.mean[unit] == pytest.approx(-evidence.stats.mean, rel=1e-4, abs=1e-6)
+        assert max(e.activations[e.dst] for e in evidence.examples) > 0.9
+
+
 def test_neighbours_have_the_largest_cosines_times_both_signs() -> None:
     model = tiny_model("gpt2")
     for units, of, evidence in everything():

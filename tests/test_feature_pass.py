@@ -164,6 +164,12 @@ def test_a_checkpoint_of_other_units_is_not_read(tmp_path: Path) -> None:
     same(whole(), run(corpus(), 4, path))
 
 
+def test_a_checkpoint_of_another_seed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "pass.npz"
+    run_unit_pass(tiny_model("gpt2"), corpus(), units().sites, PassPlan(SEED + 1, 4, path, every=0.0))
+    same(whole(), run(corpus(), 4, path))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 10**6), unique=True, min_size=1, max_size=30), st.integers(1, 5), st.randoms())
 def test_best_entries_are_the_largest_keys_in_any_order(keys: list[int], k: int, draw: Sequence[int]) -> None:

@@ -80,6 +80,7 @@ def learned(unit: UnitRows) -> dict[str, RuleReading]:
         ("token_pair", 'dst.prev.text == " Paris"'),
         ("context", 'any(src.text == " Paris")'),
         ("context", 'dst.text in {" cat", " dog", " sat", " ran"} and any(src.text == " Paris")'),
+        ("context", 'any(src.text in {" Paris", " red"})'),
         ("position", "dst.position <= 3"),
         ("position", "dst.position == 5"),
         ("repetition", "dst.seen_before"),
@@ -138,6 +139,14 @@ def test_a_token_seen_active_twice_enters_no_set() -> None:
     twice[np.flatnonzero(where('dst.text == " sat"'))[:2]] = True
     rule = learned(planted(often | twice))["token_set"]
     assert rule.predicate == 'dst.text in {" cat", " dog"}'
+
+
+def test_rows_between_rest_and_activity_cost_nothing() -> None:
+    dog = where('dst.text == " dog"')
+    some = np.zeros(len(dog), bool)
+    some[np.flatnonzero(dog)[:4]] = True
+    unit = planted(where('dst.text == " sat"') | some, dog)
+    assert learned(unit)["token_set"].predicate == 'dst.text in {" dog", " sat"}'
 
 
 def test_a_longer_rule_that_adds_nothing_is_not_made() -> None:

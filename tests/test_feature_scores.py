@@ -170,7 +170,8 @@ def test_a_description_of_everything_has_nothing_to_compare_with() -> None:
     score = score_of(found[neuron(0)], "conditional_ablation")
     assert (score.state, score.details["supported"]) == ("always_active", "yes")
     assert score.details["share"] == pytest.approx(1)
-    assert score.value == pytest.approx(found[neuron(0)].effect.value, rel=0.5)
+    assert score.low > 1e-4
+    assert found[neuron(0)].effect.value > 0.05
     assert score_of(found[neuron(2)], "conditional_ablation").details["supported"] == "no"
 
 

@@ -147,8 +147,8 @@ def test_the_key_names_the_active_places(world: World) -> None:
 
 
 def test_predictions_depend_on_the_neurons_that_matter_alone(world: World) -> None:
-    model, ids = world.model, world.model.to_ids(world.ids[:20])
-    rows = torch.from_numpy(world.rows[:20])
+    model, ids = world.model, world.model.to_ids(world.ids[:12])
+    rows = torch.from_numpy(world.rows[:12])
     before = model.logits(ids).log_softmax(-1)[rows]
     for number, neuron in enumerate(world.planted.neurons):
         layer, index = divmod(number, NEURONS)
@@ -160,7 +160,7 @@ def test_predictions_depend_on_the_neurons_that_matter_alone(world: World) -> No
 
         with model.hooks([(f"blocks.{layer}.mlp.hook_post", without)]):
             after = model.logits(ids).log_softmax(-1)[rows]
-        active = torch.from_numpy(world.activations[number][:20] > 0)[rows]
+        active = torch.from_numpy(world.activations[number][:12] > 0)[rows]
         if neuron.truth.kind == "dead":
             continue
         kl = float((before.exp() * (before - after)).sum(-1)[active].mean())

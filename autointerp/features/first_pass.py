@@ -15,6 +15,7 @@ batch size only what rounding does.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +53,10 @@ class UnitPass:
     places: Rows
     shared: Float16[np.ndarray, "row unit"]  # raw activations at `places`
     progress: Int[np.ndarray, " 4"]  # windows read, rows read, documents closed, the open document or -1
+    identity: Int[np.ndarray, " 3"]  # of seed and split: another's checkpoint is not read
 
     @classmethod
-    def empty(cls, n_units: int, n_sides: int, places: Rows) -> UnitPass:
+    def empty(cls, n_units: int, n_sides: int, places: Rows, identity: tuple[int, int, int] = (0, 0, 0)) -> UnitPass:
         def each(make: Callable[[], BestEntries]) -> list[BestEntries]:
             return [make() for _ in range(n_sides)]
 
@@ -69,6 +71,7 @@ class UnitPass:
             places,
             np.full((len(places), n_units), 0, np.float16),
             np.array([0, 0, 0, -1], np.int64),
+            np.array(identity, np.int64),
         )
 
     @property
@@ -139,7 +142,9 @@ class UnitPassReader:
         places = shared_rows(self.explain, special, SHARED_ROWS, self.plan.seed)
         sides = 2 if any(site.kind == "neuron" for site in self.sites) else 1
         self._starts = np.cumsum([0, *(site.n_units for site in self.sites)])
-        self.state = UnitPass.empty(int(self._starts[-1]), sides, places)
+        split = zlib.crc32(np.ascontiguousarray(self.explain.numbers, np.int64).tobytes())
+        identity = (self.plan.seed, len(self.explain.numbers), split)
+        self.state = UnitPass.empty(int(self._starts[-1]), sides, places, identity)
         self._keys = document_keys(self.explain.windows.doc_ids)
 
     def read(self, batch: Batch) -> None:

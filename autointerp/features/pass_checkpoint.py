@@ -18,7 +18,7 @@ def save_state(state: UnitPass, path: Path) -> None:
     """Write the state to `path` (a .npz)."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as stream:
-        np.savez(stream, **_arrays(state), places=state.places)  # type: ignore[arg-type]
+        np.savez(stream, **_arrays(state), identity=state.identity)  # type: ignore[arg-type]
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -28,7 +28,7 @@ def load_state(state: UnitPass, path: Path) -> bool:
     """Put what `save_state` wrote into an empty state of the same split and units; nothing where it is of others."""
     with np.load(path) as saved:
         into = _arrays(state)
-        same = set(into) | {"places"} == set(saved.files) and np.array_equal(saved["places"], state.places)
+        same = set(into) | {"identity"} == set(saved.files) and np.array_equal(saved["identity"], state.identity)
         if not same or any(saved[name].shape != array.shape for name, array in into.items()):
             return False
         for name, array in into.items():
@@ -37,7 +37,7 @@ def load_state(state: UnitPass, path: Path) -> bool:
 
 
 def _arrays(state: UnitPass) -> dict[str, np.ndarray]:
-    """Every array of the state but the places, themselves, not copies."""
+    """Every array that reading changes, themselves, not copies."""
     found: dict[str, np.ndarray] = {name: getattr(state, name) for name in _PLAIN}
     for side in range(state.n_sides):
         for name, lists in (("top", state.top[side]), ("reservoir", state.reservoir[side])):

@@ -67,6 +67,7 @@ def _run_steps(
         where = {int(w): i for i, w in enumerate(windows)}
         for dst in np.unique(changes.dst[part]):
             rows = part[changes.dst[part] == dst]
+            rows = rows[np.argsort(changes.window[rows], kind="stable")]  # changes of a place share its clean row
             for start in range(0, len(rows), batch_size):
                 some = rows[start : start + batch_size]
                 _step(model, ids, cache, where, changes.take(some), some, read)

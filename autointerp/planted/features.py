@@ -29,7 +29,7 @@ from autointerp.planted.tokenizer import planted_tokenizer
 from autointerp.planted.words import vocabulary
 
 FEATURE_SPEC = "planted-features"
-CONSTANT = 40.0
+CONSTANT = 100.0
 FEATURES = 48  # dimensions for the neurons' directions
 SAID_GAIN = 2.0  # logits of a token that a neuron with activation 1 says
 EXACT, REST = 40.0, 20.0  # scores of an offset head: all else has e^-20 of its attention

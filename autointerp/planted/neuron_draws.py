@@ -18,12 +18,12 @@ IN_DOCUMENTS = 0.33  # of the documents must hold a place where the neuron is ac
 MEMBER_DOCUMENTS = 0.08  # the same for each member of a set
 OFTEN = 0.05  # of all places: a token that stands at more is too common to be told from the text
 PART_OF_PAIR = 0.6  # at most so much of either token's places may be those of the pair
-SAID, OFTEN_AFTER = 3, 8
-LOUDEST, QUIET = 2.0, 0.6
+SAID, OFTEN_AFTER = 3, 8  # tokens that a neuron raises, of so many that stand most often after its places
+LOUDEST, QUIET = 2.0, 0.6  # gains reach from half of it: of neurons with a function, and of others
 MIXED, MIXED_PLACES = 6, 4  # tokens two places before, and positions, of a mix
 NOISE_BIAS, DEAD_BIAS, DENSE_SIZE = -2.1, -40.0, 0.2
-UNEVEN = 3
-TRIES = 20000
+UNEVEN = 3  # times as often as the rarest may the commonest member of a set or pair be active
+TRIES = 20_000
 
 
 class NeuronDraws:
@@ -63,10 +63,8 @@ class NeuronDraws:
     def _words(self) -> list[int]:
         """Words in running text that can stand in a set."""
         signs = {i for name in SIGN_CLASSES for i in ids_of_class(name)}
-        return [i for i in self._counts.coded if i not in signs and self._members([i])]
-
-    def _members(self, tokens: Collection[int]) -> bool:
-        return all(self._counts.document_share([i]) >= MEMBER_DOCUMENTS for i in tokens)
+        often = (i for i in self._counts.coded if self._counts.document_share([i]) >= MEMBER_DOCUMENTS)
+        return [i for i in often if i not in signs]
 
     def _fits(self, tokens: Collection[int], before: Collection[int] | None = None) -> bool:
         often = OFTEN if len(tokens) == 1 else 3 * OFTEN
@@ -119,8 +117,8 @@ class NeuronDraws:
         return self._until(draw)
 
     def _class(self) -> list[int]:
-        """All words of a class that running text holds; of numerals an attribute says as much as the set."""
-        names = [n for n in CLASSES if n not in (*SIGN_CLASSES, "function", "numeral")]
+        """All words of a class that running text holds; of names and numerals an attribute says much the same."""
+        names = [n for n in CLASSES if n not in (*SIGN_CLASSES, "function", "name", "numeral")]
         name = names[int(self._generator.integers(len(names)))]
         return [i for i in ids_of_class(name) if i in self._counts.coded]
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from autointerp.evidence.collect import first_windows
-from autointerp.model import CleanRun, clean_run
+from autointerp.model import CleanRun, LanguageModel, clean_run
 from autointerp.model.head_changes import tiled_calls
 from autointerp.model.language_model import HookFunction
 from autointerp.model.resume import run_hooked
@@ -31,7 +31,8 @@ from autointerp.scoring.predicates import Progress
 from autointerp.stats.bootstrap import Resamples, interval
 
 TOKENS = 1_200_000  # of all units together
-WINDOWS = (6, 48)  # of a unit, at least and at most
+CPU_WORK = 10**12  # tokens times parameters, where there is no GPU
+WINDOWS = (8, 48)  # of a unit, at least and at most
 LENGTH = 128  # positions of a window that run
 BATCH_TOKENS = {"cpu": 2048}
 GPU_TOKENS = 16_384
@@ -44,10 +45,12 @@ class Sample:
     held_out: HeldOutRows
 
     @classmethod
-    def of(cls, test: HeldOutRows, n_units: int) -> Sample:
-        """As many windows as TOKENS allow."""
+    def of(cls, model: LanguageModel, test: HeldOutRows, n_units: int) -> Sample:
+        """As many windows as TOKENS and CPU_WORK allow."""
         length = min(LENGTH, test.ids.shape[1])
-        n = int(np.clip(TOKENS // max(1, n_units * length), *WINDOWS))
+        size = sum(p.numel() for p in model.bridge.original_model.parameters())
+        tokens = min(TOKENS, CPU_WORK // max(size, 1)) if model.device.type == "cpu" else TOKENS
+        n = int(np.clip(tokens // max(1, n_units * length), *WINDOWS))
         taken = test.take(first_windows(test.documents, n))
         cut = {name: getattr(taken, name)[:, :length] for name in ("ids", "rows", "sources")}
         return cls(replace(taken, lengths=np.minimum(taken.lengths, length), **cut))
@@ -74,7 +77,7 @@ def ablate_units(
     """Ablate each unit alone; `named` gives the rows that a description names, None where it names none."""
     if not features:
         return {}
-    rows = Sample.of(test, len(features)).held_out
+    rows = Sample.of(reading.model, test, len(features)).held_out
     place = scored_positions(rows, reading.model.d_vocab, np.random.default_rng(seed)) & scored(rows)
     resamples = Resamples.of(rows.n_documents, seed)
     ordered = sorted(features, key=lambda f: reading.units.place(f))

@@ -13,14 +13,12 @@ says that it is active? (scoring_validity rule 12, destination level)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from autointerp.feature_records import ACTIVE, RESTING
 from autointerp.records import Feature, Interval, Score, Unscored
-from autointerp.scoring.conditional_cases import MIN_PAIRS, spread
 from autointerp.scoring.conditional_effects import (
     ConditionalResult,
     DescriptionEffects,
@@ -31,16 +29,13 @@ from autointerp.scoring.conditional_effects import (
     share_of,
     sign_of,
 )
-from autointerp.scoring.destinations import DestinationKinds, always_active, match_nearly
+from autointerp.scoring.destinations import DestinationKinds
+from autointerp.scoring.feature_plans import FeaturePlan, FeaturePlanner
 from autointerp.scoring.feature_rows import UnitFacts, scored
-from autointerp.scoring.matching import balance
 from autointerp.scoring.unit_outcomes import Claimed, Field, UnitCases, run_unit_cases
 from autointerp.stats.bootstrap import Resamples
 
 SCORER = "conditional_ablation"
-ROWS = 40  # rows of a condition
-NAMED, ABOVE, AT_REST = 80, 60, 30  # rows of each stratum of the share
-CANDIDATES = {"named": 3 * ROWS, "other": 6_000}  # rows that may be matched
 WAITING = 150_000  # rows planned before they run together
 Estimates = Mapping[str, Outcomes]
 
@@ -56,50 +51,6 @@ class FeatureClaim:
 
 
 @dataclass(frozen=True, eq=False)
-class _Match:
-    """What D1 and D0 were matched on, the part of D1 that found nothing, standardised differences of means."""
-
-    on: str = ""
-    unmatched: float = 1.0
-    balance: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class FeaturePlan:
-    """The conditions of one description of one unit: rows by name, `strata` of the share (named; not named and above
-    rest; the others)."""
-
-    cases: dict[str, tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]]
-    sizes: tuple[int, int, int]
-    mass_share: float
-    always_active: bool
-    match: _Match
-    pair_balance: dict[str, float] = field(default_factory=dict)
-    has_pairs: bool = False
-    matched_pairs: bool = False
-
-    @property
-    def strata(self) -> tuple[int, int]:
-        return self.sizes[0], self.sizes[1] + self.sizes[2]
-
-    @property
-    def unmatched(self) -> float:
-        return self.match.unmatched
-
-    @property
-    def unmatched_mass(self) -> float:
-        return self.match.unmatched
-
-    @property
-    def destination_balance(self) -> dict[str, float]:
-        return self.match.balance
-
-    @property
-    def matched_destinations(self) -> bool:
-        return len(self.cases["destination_1"][0]) >= MIN_PAIRS and not self.always_active
-
-
-@dataclass(frozen=True, eq=False)
 class FeatureResult:
     """The score, and the KL at named rows."""
 
@@ -110,8 +61,9 @@ class FeatureResult:
 class FeatureConditional:
     """Ablations of all units of a run on the same rows."""
 
-    def __init__(self, place: Field, facts: Mapping[Feature, UnitFacts], seed: int) -> None:
-        self._field, self._facts, self._seed = place, facts, seed
+    def __init__(self, place: Field, facts: Mapping[Feature, UnitFacts], seed: int, scale: float = 1.0) -> None:
+        """`scale`: of the numbers of rows that the share is taken over, below 1 where units are many."""
+        self._field, self._facts, self._seed, self._scale = place, facts, seed, scale
         self._kinds = DestinationKinds(place.held_out, place.facts)
         self._rows = scored(place.held_out)
         self._resamples = Resamples.of(place.held_out.n_documents, seed)
@@ -144,13 +96,13 @@ class FeatureConditional:
     ) -> dict[tuple[Feature, str], tuple[FeaturePlan, Claimed | None]]:
         if not claim.named.any():
             return {}
-        planner = _Planner(self._rows, self._kinds, self._field.held_out.documents, share)
+        planner = FeaturePlanner(self._rows, self._kinds, self._field.held_out.documents, share)
         signed = claim.claimed is not None and len(claim.claimed) > 0
         rng = np.random.default_rng([self._seed, feature.layer, feature.index])
-        own = planner.plan(claim.named, rng, signed=signed)
+        own = planner.plan(claim.named, rng, signed=signed, scale=self._scale)
         found = {(feature, "own"): (own, claim.claimed if signed else None)}
         if claim.shuffled is not None and claim.shuffled.any():
-            found[feature, "shuffled"] = planner.plan(claim.shuffled, rng, signed=False, scale=0.5), None
+            found[feature, "shuffled"] = planner.plan(claim.shuffled, rng, signed=False, scale=self._scale / 2), None
         return found
 
     def _cases(
@@ -192,81 +144,6 @@ class FeatureConditional:
             )
             for feature, mean in means.items()
         }
-
-
-class _Planner:
-    """Chooses rows for descriptions of one unit."""
-
-    def __init__(
-        self,
-        rows: Bool[np.ndarray, "window pos"],
-        kinds: DestinationKinds,
-        documents: Int[np.ndarray, " window"],
-        share: Float32[np.ndarray, "window pos"],
-    ) -> None:
-        self._rows, self._kinds, self._documents, self._share = rows, kinds, documents, share
-        self._above = rows & (share > RESTING)
-
-    def plan(
-        self, named: Bool[np.ndarray, "window pos"], rng: np.random.Generator, *, signed: bool, scale: float = 1.0
-    ) -> FeaturePlan:
-        """`scale`: of the numbers of rows of the share."""
-        always = always_active(self._rows, named)
-        strata = named, self._above & ~named, self._rows & ~named & ~self._above
-        cases, matched = self._destinations(named, rng, always=always)
-        wanted = (("named", NAMED), ("above", ABOVE), ("rest", AT_REST))
-        for (name, n), stratum in zip(wanted, strata, strict=True):
-            cases[name] = self._some(stratum, int(n * scale), rng)
-        if signed:
-            cases["sign"] = self._some(named & (self._share >= ACTIVE), ROWS, rng)
-        mass = np.where(self._above, self._share, 0)
-        total = float(mass.sum())
-        return FeaturePlan(
-            cases,
-            (int(named.sum()), int(strata[1].sum()), int(strata[2].sum())),
-            float(mass[named].sum()) / total if total > 0 else float("nan"),
-            always,
-            matched,
-        )
-
-    def _destinations(
-        self, named: Bool[np.ndarray, "window pos"], rng: np.random.Generator, *, always: bool
-    ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], _Match]:
-        """D1 and D0, and how they were matched."""
-        if always:
-            nothing = np.zeros(0, np.int64)
-            return {"destination_1": self._some(named, ROWS, rng), "destination_0": (nothing, nothing)}, _Match()
-        ends = [
-            self._some(named, CANDIDATES["named"], rng),
-            self._any(self._rows & ~named, CANDIDATES["other"], rng),
-        ]
-        kinds = [self._kinds.kind(*end) for end in ends]
-        matched, said = match_nearly(kinds[0], kinds[1], rng)
-        kept = spread(self._documents[ends[0][0][matched.first]], ROWS, rng)
-        cases = {
-            f"destination_{side}": (end[0][chosen[kept]], end[1][chosen[kept]])
-            for side, end, chosen in ((1, ends[0], matched.first), (0, ends[1], matched.second))
-        }
-        unmatched = 1 - len(matched) / max(len(ends[0][0]), 1)
-        return cases, _Match(said, unmatched, balance(kinds[0], kinds[1], matched))
-
-    def _some(
-        self, wanted: Bool[np.ndarray, "window pos"], n: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """At most n rows of as many documents as possible."""
-        window, dst = self._any(wanted, 20 * n, rng)
-        kept = spread(self._documents[window], n, rng)
-        return window[kept], dst[kept]
-
-    def _any(
-        self, wanted: Bool[np.ndarray, "window pos"], n: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """At most n rows, each with the same chance."""
-        flat = np.flatnonzero(wanted)
-        if len(flat) > n:
-            flat = np.sort(rng.choice(flat, n, replace=False))
-        window, dst = np.divmod(flat, wanted.shape[1])
-        return window, dst
 
 
 def _effects(plan: FeaturePlan, outcomes: Estimates, claim: Claimed | None, resamples: Resamples) -> DescriptionEffects:

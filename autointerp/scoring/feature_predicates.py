@@ -48,7 +48,7 @@ from autointerp.stats.bootstrap import Resamples
 SCORER = "predicate"
 DONORS, RETRIEVED = 12, 40
 TOGETHER = 16  # units that are tallied together
-KEPT_CELLS = 60_000_000  # shares of a group of units, over select and test rows
+KEPT_CELLS = 100_000_000  # shares of a group of units, over select and test rows
 MIN_DONORS, MIN_TIER = 5, 20
 Outcomes = Mapping[Feature, Description | Failure]
 

@@ -46,7 +46,8 @@ from autointerp.scoring.unit_outcomes import Field, Vocabulary
 
 ABLATION = "ablation"
 ENTROPY_CELLS = 2_000_000_000  # positions times vocabulary whose next-token entropy is taken
-CAUSAL_WINDOWS = (96, 1000)
+CAUSAL_WINDOWS = (96, 400, 1000)
+MANY_UNITS = 200
 STEERED_WINDOWS = (48, 144)  # of select and of test
 NOTHING = Interval(value=float("nan"), low=float("nan"), high=float("nan"), n=0)
 
@@ -136,9 +137,10 @@ class FeatureSuite:
         spec = self._spec
         if not claims:
             return
-        rows = self._causal_rows()
+        rows = self._causal_rows(len(claims))
         facts = RowFacts.of(spec.model, rows, spec.batch_size)
-        scorer = FeatureConditional(Field(spec.model, spec.units, rows, facts), spec.facts, spec.seed)
+        scale = float(np.clip(MANY_UNITS / len(claims), 0.5, 1))
+        scorer = FeatureConditional(Field(spec.model, spec.units, rows, facts), spec.facts, spec.seed, scale)
         named, shuffled = NamedRows(rows, self._table), Shuffle(self._predicates.select, claims, spec.seed)
         done = 0
         for some in self._groups(sorted(claims), rows):
@@ -157,10 +159,12 @@ class FeatureSuite:
             done += len(some)
         self._progress("ablating units at named rows", done, len(claims))
 
-    def _causal_rows(self) -> HeldOutRows:
-        """As many test windows as may be unembedded whole."""
+    def _causal_rows(self, n_units: int) -> HeldOutRows:
+        """As many test windows as may be unembedded whole; fewer for many units, whose rows then share places."""
         test, model = self._spec.test, self._spec.model
-        n = int(np.clip(ENTROPY_CELLS // (test.ids.shape[1] * model.d_vocab), *CAUSAL_WINDOWS))
+        few, many, most = CAUSAL_WINDOWS
+        most = int(np.clip(most * MANY_UNITS // n_units, many, most))
+        n = int(np.clip(ENTROPY_CELLS // (test.ids.shape[1] * model.d_vocab), few, most))
         return test.take(first_windows(test.documents, n))
 
     def _steer(self, outcomes: Outcomes) -> dict[Feature, Score | Unscored]:
