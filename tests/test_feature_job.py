@@ -264,3 +264,13 @@ def test_no_key_is_in_any_file(place: Place, tmp_path: Path) -> None:
             asking(place, scorers=QUICK), tmp_path / "runs" / "run", base_url=server.base_url, api_key=SecretStr(key)
         )
     assert key.encode() not in all_text(tmp_path / "runs" / "run")
+
+
+def test_a_control_without_a_living_unit_is_a_reason_and_no_share(place: Place, tmp_path: Path) -> None:
+    from autointerp.pipeline.random_control import FILE, counted, facts_of
+    from autointerp.store import RunFolder
+
+    with RunFolder(tmp_path / "run") as run:
+        facts = facts_of(run, object(), lambda twin: counted([], 0, 0.0))  # type: ignore[arg-type]
+        assert "share" not in facts and "alive" in str(facts["reason"])
+        assert json.loads(run.path(FILE).read_text()) == facts

@@ -44,6 +44,15 @@ def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> N
     names, default = (SCORERS, "all but probe") if heads else (FEATURE_SCORERS, "all")
     add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(names)} ({default})")
     if heads:
+        add("--lenses", metavar="LIST", help="what each head writes, in words, as evidence: comma-separated, of logit, "
+            "entity, selfie, or none (logit, and entity where vectors for the model exist; selfie takes minutes a head "
+            "on large models)")  # fmt: skip
+    else:
+        add("--lenses", metavar="LIST", help="what each unit's direction is about, in words, as evidence: entity, "
+            "selfie, or both (default: none; selfie takes seconds to minutes a unit)")  # fmt: skip
+    add("--entity-vectors", metavar="FILE", help="entity-lens vectors to read with (those trained here, else those "
+        "that ship for the model)")  # fmt: skip
+    if heads:
         _head_options(group)
     server_options(parser)
     group = parser.add_argument_group("budget")
@@ -59,11 +68,6 @@ def _head_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--judge", metavar="NAME", help="a second model of the same server (AUTOINTERP_JUDGE), asked once more what "
         "the scorers ask on a tenth of the heads: how far the two agree (default: none)")  # fmt: skip
-    add("--lenses", metavar="LIST", help="what each head writes, in words, as evidence: comma-separated, of logit, "
-        "entity, selfie, or none (logit, and entity where vectors for the model exist; selfie takes minutes a head on "
-        "large models)")  # fmt: skip
-    add("--entity-vectors", metavar="FILE", help="entity-lens vectors to read with (those trained here, else those "
-        "that ship for the model)")  # fmt: skip
     add("--circuit", metavar="FILE", help="circuit.json that `autointerp replicate` wrote for this model: heads called "
         "name_mover, duplicate_token, s_inhibition or induction are held against it (default: none)")  # fmt: skip
     add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "

@@ -29,6 +29,7 @@ from autointerp.features.units import UnitSet, load_units, select
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.feature_collecting import CHECKPOINT, TABLE, collected_features
 from autointerp.pipeline.feature_inputs import FeatureRows, feature_rows
+from autointerp.pipeline.feature_lenses import plan_words, with_words
 from autointerp.pipeline.feature_random import FeatureRandomControl
 from autointerp.pipeline.feature_scoring import suite_of
 from autointerp.pipeline.feature_talk import FeatureTalk, FeatureTalkPlan, estimate_features, feature_talk
@@ -82,14 +83,15 @@ class _FeatureJob:
 
     def run(self, sources: Sources) -> FeatureJobResult:
         templates(self._config).check(template_names(self._config))
-        self._state.compare_config((*FOUND_LATER, "units"))
+        self._state.compare_config((*FOUND_LATER, "units", "lenses"))
         if self._state.llm and not self._options.dry_run and not self._run.path(TABLE).exists():
             self._state.try_server()
         self._console("loading the model and the corpus", 0, 1)
         inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
         units = load_units(self._config.units, inputs.model)
         units = select(units, self._config.select) if self._config.select else units
-        self._state.save_config(inputs, {"units": units.facts})
+        lenses = plan_words(self._config, inputs.model)
+        self._state.save_config(inputs, {"units": units.facts, "lenses": lenses.facts()})
         result = FeatureJobResult(self._run.root)
         report = inputs.corpus.report
         result.notes += [report.underpowered] if report.underpowered else []
@@ -97,6 +99,8 @@ class _FeatureJob:
         fit = self._reconstructs(inputs, units, result)
         collected = self._collected(inputs, units)
         self._state.timed("collect")
+        collected = with_words(self._run, inputs.model, units, collected, lenses, self._config.seed, self._console)
+        self._state.timed("lenses")
         result.states = Counter(collected.table.state.tolist())
         if self._options.dry_run:
             result.estimate = self._estimate(inputs, units, collected)

@@ -106,7 +106,9 @@ def facts_of(run: RunFolder, twin: Twin, measured: Callable[[LanguageModel], Ran
         return held
     if isinstance(twin, Unscored):
         return {"reason": twin.reason}
-    found = asdict(measured(twin))
+    found: dict[str, object] = asdict(measured(twin))
+    if not found["n"]:  # a share of nothing would read as a clean result
+        found = {"reason": "no unit of the model with random weights is alive and not dense"}
     run.path("cache").mkdir(parents=True, exist_ok=True)
     run.write_text(FILE, json.dumps(found))
     return found
@@ -119,7 +121,7 @@ def counted(judged: Sequence[Judgement | None], described: int, started: float) 
     return RandomWeights(
         n=len(judged), described=described, abstained=len(judged) - described,
         supported=sum(j is not None and j.verdict == "supported" for j in judged), margin_above_0=above,
-        share=above / max(len(judged), 1), low=low, high=high, seconds=round(time.monotonic() - started, 2),
+        share=above / len(judged) if judged else float("nan"), low=low, high=high, seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip
 
 
