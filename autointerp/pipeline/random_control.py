@@ -118,10 +118,11 @@ def counted(judged: Sequence[Judgement | None], described: int, started: float) 
     """The counts over all units of the control, None for those that were not described; `started`: monotonic."""
     above = sum(j is not None and j.margin_low is not None and j.margin_low > 0 for j in judged)
     low, high = clopper_pearson(above, len(judged)) if judged else (float("nan"), float("nan"))
+    share = above / len(judged) if judged else float("nan")
     return RandomWeights(
         n=len(judged), described=described, abstained=len(judged) - described,
         supported=sum(j is not None and j.verdict == "supported" for j in judged), margin_above_0=above,
-        share=above / len(judged) if judged else float("nan"), low=low, high=high, seconds=round(time.monotonic() - started, 2),
+        share=share, low=low, high=high, seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip
 
 
