@@ -32,6 +32,10 @@ UnitState = Literal["ok", "dead", "dense"]
 FeatureStratum = Literal["top", "quantile", "random", "contrast"]
 
 
+ABLATED: tuple[FeatureStratum, ...] = ("top", "quantile")
+"""Strata of the examples that are run without the unit; elsewhere it rests, and its mean is nearly what it does."""
+
+
 class TokenActivity(Record):
     """A token's part of a unit's total activation, beside its share of the text, and how often it is active there."""
 

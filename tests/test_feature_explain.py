@@ -81,7 +81,7 @@ def test_f1_on_the_rows_of_examples_by_hand() -> None:
 def test_dead_and_dense_units_are_never_described(state: str) -> None:
     evidence = unit_evidence(TOKEN, stats=STATS.model_copy(update={"state": state}))
     said = describe_feature(evidence)
-    assert (said.abstained, said.predicate, said.label) == (True, None, "unclear")
+    assert (said.abstained, said.predicate, said.label, said.writes) == (True, None, "unclear", "unclear")
     asked, chat = explained(evidence=evidence)
     assert asked.outcome == said
     assert chat.requests == []
@@ -117,6 +117,8 @@ def test_what_a_unit_does_is_read_from_its_direction_and_from_its_examples() -> 
     assert moved_tokens(unit_evidence(readout=quiet, examples=some[:4])) == ((), ())  # too few to tell
     faint = [e.model_copy(update={"lowered": (TokenValue(token=" bark", value=-0.01),)}) for e in some]
     assert moved_tokens(unit_evidence(readout=quiet, examples=faint))[0] == ()
+    drawn = [example("x a dog", [0, 0, 0.9], 2, "random", number) for number in range(5)]  # never run without it
+    assert moved_tokens(unit_evidence(readout=quiet, examples=[*some, *drawn])) == ((" bark",), (" odd",))
     both = READOUT.model_copy(update={"down": (TokenValue(token=" bark", value=-9.0),)})
     assert moved_tokens(unit_evidence(readout=both, examples=some))[0] == (" dog",)  # the two disagree: neither
 
@@ -127,6 +129,7 @@ def test_what_a_unit_does_is_read_from_its_direction_and_from_its_examples() -> 
         ("dst.is_number", "the token is a number"),
         ('dst.lower in {"he", "she"}', 'the token is one of "he", "she"'),
         ('dst.lower not in {"he"}', 'the token is none of "he"'),
+        ('"x" not in dst.text', 'the token does not contain "x"'),
         ('dst.text == "\\n"', 'the token is "\\n"'),
         ("dst.prev.is_newline and not dst.is_space", "the token before is a line break and it is not so that the token "
          "is white space"),
@@ -158,8 +161,9 @@ def shown(evidence: FeatureEvidence, **settings: Any) -> tuple[str, dict[str, An
 
 def test_the_prompt_shows_examples_with_strengths_and_says_what_rests() -> None:
     examples = [
-        example("x the dog saw the dog again", [0, 0, 0.96, 0, 0.31, 0.55, 0], 5, abl_dlogp_next=0.25,
+        example("x the dog saw the dog again", [0.9, 0, 0.96, 0, 0.31, 0.55, 0], 5, abl_dlogp_next=0.25,
                 lowered=(TokenValue(token=" bark", value=-1.0),)),
+        example("x a dog", [0, 0, 0.9], 2, "random", 3),
         example("x a dog", [0, 0, 0.01], 2, "contrast", 1, tier="token"),
         example("x a wolf", [0, 0, 0.0], 2, "contrast", 2, tier="neighbour"),
     ]  # fmt: skip
@@ -167,7 +171,7 @@ def test_the_prompt_shows_examples_with_strengths_and_says_what_rests() -> None:
     top = view["examples"]["top"][0]
     assert (top["before"], top["token"], top["after"]) == ("x the dog saw the", " dog", " again")
     assert (top["strength"], top["rests"], top["position"]) == (6, False, 5)
-    assert top["other_active_tokens"] == [[" dog", -3, 10], [" the", -1, 3]]
+    assert top["other_active_tokens"] == [[" dog", -3, 10], [" the", -1, 3]]  # position 0 is no row
     assert [e["why_shown"] for e in view["examples"]["contrast"]] == [
         "same token as an example above, but at rest", "similar units are active here, this one rests",
     ]  # fmt: skip

@@ -6,11 +6,14 @@ import csv
 import json
 import random
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from autointerp.cli import main
 from autointerp.cli.screen import Screen
@@ -18,6 +21,7 @@ from autointerp.config import FEATURE_SCORERS, RunConfig, Settings
 from autointerp.feature_records import FEATURE_LABELS
 from autointerp.pipeline import JobOptions, Sources
 from autointerp.pipeline.feature_job import FeatureJobResult, run_feature_job
+from autointerp.store import RunFolder
 from tests.run_helpers import NOWHERE, all_text, config_for, lines_of, save_corpus, save_model
 from tests.servers import MisbehavingServer, content_for
 
@@ -43,7 +47,6 @@ class Place:
 
 def save_sae(folder: Path, width: int = WIDTH, scale: float = 1.0, **settings: Any) -> Path:
     """An exact dictionary of a place: one latent for each side of each number."""
-    import torch
     from safetensors.torch import save_file
 
     both = torch.cat([torch.eye(width), -torch.eye(width)])
@@ -128,6 +131,42 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(place: Place, done: 
     assert (out / "features.csv").read_bytes() == (done / "features.csv").read_bytes()
 
 
+@pytest.mark.parametrize("file", ["features.jsonl", "run.json"])
+def test_a_stopped_run_killed_while_it_writes_its_end_is_not_taken_for_finished(
+    place: Place, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    nothing = {"scores": [], "judgement": {"verdict": "unscored", "reason": "stopped"}}
+    lines = [line | nothing for line in lines_of(out / "features.jsonl")]
+    (out / "features.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))  # as a stop leaves it
+    told = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(told | {"stopped": "the budget is used up"}))
+    write = RunFolder.write_text
+
+    def killed(self: RunFolder, name: str, text: str) -> None:
+        if name == file:
+            raise Killed
+        write(self, name, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_text", killed)
+        with pytest.raises(Killed):
+            run_units(place.config(), out)
+    run_units(place.config(), out)
+    assert (out / "features.csv").read_bytes() == (done / "features.csv").read_bytes()
+    assert json.loads((out / "run.json").read_text())["stopped"] is None
+
+
+def test_reports_without_the_facts_of_their_run_are_made_again(place: Place, done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    (out / "run.json").unlink()
+    run_units(place.config(), out)
+    assert json.loads((out / "run.json").read_text())["random_weights"]["n"] > 0
+    assert (out / "features.csv").read_bytes() == (done / "features.csv").read_bytes()
+
+
 def test_another_config_is_refused_in_a_run_that_is_there(place: Place, done: Path) -> None:
     before = (done / "features.csv").read_bytes()
     assert main(place.words(done, "describe-all-features", "--units", "neurons:L1")) == 2
@@ -206,6 +245,31 @@ def test_a_dry_run_sends_nothing(place: Place, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "features.jsonl").exists()
 
 
+def test_no_more_is_asked_than_the_estimate_says_where_most_units_are_dead(place: Place, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save_sae(tmp_path / "sae", d_sae=4 * WIDTH)
+    weights = load_file(folder / "sae_weights.safetensors")
+    both = {name: torch.cat([weights[name]] * 2, axis) for name, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0))}
+    both["b_dec"] = weights["b_dec"]
+    both["b_enc"][2 * WIDTH :] = -1e4  # the second half never activates
+    save_file(both, folder / "sae_weights.safetensors")
+    units = {"units": f"sae:{folder}", "select": "L1F0-L1F3,L1F64-L1F119"}
+    config = asking(place).model_copy(update={**units, "scorers": ("predicate", "simulation")})
+    dry = JobOptions(Settings(), "autointerp test", dry_run=True)
+    told = run_feature_job(config, Sources(config.model), tmp_path / "dry", dry, Screen()).estimate
+    assert told is not None
+    out = tmp_path / "runs" / "run"
+    with MisbehavingServer(feature_reply) as server:
+        result = run_units(config, out, base_url=server.base_url)
+    alive = [r for r in result.reports if r.evidence.stats.state == "ok"]
+    assert 0 < len(alive) <= 4 and len(result.reports) == 60
+    asked = Counter(line["purpose"] for line in lines_of(out / "calls.jsonl"))
+    most = {purpose: calls for purpose, calls, _, _ in told.rows}
+    assert asked["simulation repeat control"] > 0
+    assert {name: n for name, n in asked.items() if name != "probe" and n > most[name]} == {}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -253,6 +317,20 @@ def test_one_unit_gets_a_card_and_its_strongest_places(
     table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     values = [float(row["activation"]) for row in table]
     assert len(values) == 4 and values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("units", ["neurons", "sae"])
+def test_the_prompt_of_a_unit_is_shown_with_and_without_a_run(
+    place: Place, done: Path, capsys: pytest.CaptureFixture[str], units: str
+) -> None:
+    words = ["--model", str(place.model), "--corpus", str(place.corpus), "--max-tokens", "5000", "--context", "24"]
+    named = ["L0N3"] if units == "neurons" else ["L1F3", "--units", f"sae:{place.sae}"]
+    assert main(["render", *named, *words]) == 0
+    shown = capsys.readouterr().out
+    assert "=== user ===" in shown and "activates_on" in shown
+    if units == "neurons":
+        assert main(["render", *named, "--out", str(done)]) == 0
+        assert capsys.readouterr().out.partition("=== user ===")[0] == shown.partition("=== user ===")[0]
 
 
 def test_no_key_is_in_any_file(place: Place, tmp_path: Path) -> None:

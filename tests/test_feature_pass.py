@@ -6,6 +6,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,8 +23,10 @@ from autointerp.features import first_pass
 from autointerp.features.activations import read_activations
 from autointerp.features.best_of_documents import BestEntries, Entries, value_keys
 from autointerp.features.first_pass import PassPlan, UnitPass, run_unit_pass
+from autointerp.features.learning_rows import LearningRows
 from autointerp.features.sample import Sample, sample_units
 from autointerp.features.text_rows import is_row, shared_rows
+from autointerp.features.unit_stats import StatsReader
 from autointerp.features.unit_table import UnitTable, unit_table
 from autointerp.features.units import UnitSet, load_units
 from autointerp.records import Feature
@@ -232,6 +236,13 @@ def test_a_unit_active_on_most_rows_is_dense() -> None:
     state.shared[:40, 3] = 6
     assert table_of(state).state.tolist()[3] == "dense"
     assert table_of(state).active_share[3] == pytest.approx(40 / 64)
+    state.places = np.zeros((64, 2), np.int64)
+    no_rows = np.zeros(0, np.int64)
+    learning = SimpleNamespace(n_documents=1, documents=no_rows, window=no_rows)
+    stats = StatsReader.of(state, table_of(state), cast(LearningRows, learning), 0)
+    dense, dead = stats.read(3, None), stats.read(2, None)
+    assert (dense.state, dense.active_share.value, dense.active_share.n) == ("dense", 40 / 64, 64)
+    assert (dead.state, dead.active_share.value, dead.active_share.n) == ("dead", 0, 100)
 
 
 def test_a_rare_unit_is_judged_by_its_own_reservoir() -> None:

@@ -173,6 +173,8 @@ def test_a_description_of_everything_has_nothing_to_compare_with() -> None:
     assert score.low > 1e-4
     assert found[neuron(0)].effect.value > 0.05
     assert score_of(found[neuron(2)], "conditional_ablation").details["supported"] == "no"
+    unmatched = {name for name in score_of(found[neuron(0)], "conditional_ablation").details if "unmatched" in name}
+    assert unmatched == {"unmatched_rows", "shuffled_unmatched_rows"}
 
 
 def test_whole_ablation_equals_hooked_forwards() -> None:
@@ -201,6 +203,45 @@ def test_whole_ablation_equals_hooked_forwards() -> None:
         assert result.kl.n == place.sum()
         dog = place & (rows.ids == ids_of((DOG,))[0])
         assert result.effect.value == pytest.approx(kl[dog].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_units_that_are_ablated_together_are_each_ablated_alone(kind: str) -> None:
+    """In the second layer too: what runs as one batch starts from the stream there, not from the embedding."""
+    model = tiny_model(kind)
+    assert model.exact_resume and model.shortcuts.tiled
+    site = neuron_site(model, 1)
+    ids = np.random.default_rng(0).integers(3, model.d_vocab, (3, 16))
+    rows = text_rows(ids, np.full(3, 16), np.arange(3), "test", model.special_ids)
+    features = [site.unit(k) for k in range(4)]
+    facts = {f: UnitFacts(0.3, 2.0, -1 if f.index % 2 else 1) for f in features}
+    found = ablate_units(Reading(model, Sites((site,)), facts, 8), features, rows, lambda f, r: None, 0, silent)
+    before = torch.log_softmax(model.logits(model.to_ids(ids)), -1)
+    place = scored(rows) & (np.arange(16) < 15)
+    for feature in features:
+
+        def to_mean(held: torch.Tensor, hook: object, feature: Feature = feature) -> torch.Tensor:
+            changed = held.clone()
+            changed[:, 1:, feature.index] = 0.3
+            return changed
+
+        with model.hooks([(site.hook, to_mean)]):
+            after = torch.log_softmax(model.logits(model.to_ids(ids)), -1)
+        kl = (before.exp() * (before - after)).sum(-1).numpy()
+        assert found[feature].kl.value == pytest.approx(kl[place].mean(), rel=1e-3, abs=1e-6)
+
+
+def test_a_unit_that_was_dead_on_the_explain_split_is_ablated_where_it_is_active() -> None:
+    """Its reference is 0, and its mean too."""
+    model, rows = neuron_model(), neuron_rows("test", 8, 5)
+    dead = {neuron(0): UnitFacts(0.0, 0.0)}
+    alive = {neuron(0): UnitFacts(0.0, 2.0)}
+    of = [
+        ablate_units(Reading(model, Neurons(), facts, 8), [neuron(0)], rows, lambda f, r: None, 0, silent)[neuron(0)]
+        for facts in (dead, alive)
+    ]
+    assert of[1].kl.value > 1e-3
+    assert of[0].kl.value == pytest.approx(of[1].kl.value, rel=1e-4)
 
 
 def test_sums_of_positions_by_hand() -> None:

@@ -355,6 +355,18 @@ def test_a_page_of_16384_latents_in_a_browser(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_page_of_140000_latents_starts_in_a_browser(tmp_path: Path) -> None:
+    folder = write_feature_run(tmp_path, reports())
+    write_units(folder, [f"L5F{i}" for i in range(140_000)])  # more than a call of JavaScript takes arguments
+    write_feature_reports(folder)
+    with browser_page() as page:
+        page.open(file_url(folder / "report.html"))
+        page.wait("document.querySelector('tr[data-unit]') !== null")
+        assert page.run("document.querySelector('#table-count').textContent").startswith("140,000 of 140,000 latents")
+        assert page.problems == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_map_of_neurons_in_a_browser(tmp_path: Path) -> None:
     folder = write_feature_run(tmp_path, reports("neuron"))
     write_units(folder, [f"L{layer}N{i}" for layer in (4, 5) for i in range(400)])

@@ -169,6 +169,14 @@ def test_selecting_latents(tmp_path: Path) -> None:
         units.place(Feature(kind="neuron", layer=1, index=3))
 
 
+def test_only_units_of_the_specification_can_be_selected() -> None:
+    some = load_units("neurons:L0N2-L0N5", tiny_model())
+    assert [str(feature) for feature in select(some, "L0N3-L0N4").features] == ["L0N3", "L0N4"]
+    for text in ("L0N6", "L0N4-L0N6", "L0"):  # of the same site, so they could be read
+        with pytest.raises(BadInput, match="not among --units neurons:L0N2-L0N5"):
+            select(some, text)
+
+
 def test_facts_say_how_it_is_read(tmp_path: Path) -> None:
     settings = {
         "architecture": "batchtopk",

@@ -98,7 +98,7 @@ def describe_feature(arguments: argparse.Namespace, words: Sequence[str]) -> int
 
 def render_unit(arguments: argparse.Namespace) -> None:
     """The prompt of one neuron or latent, from a run's evidence or collected now."""
-    arguments.select = arguments.heads
+    arguments.select, arguments.heads = arguments.heads, None
     unit = _one_unit(arguments)
     config, settings = resolve(arguments, {})
     check_prompts(config)

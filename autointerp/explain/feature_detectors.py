@@ -13,6 +13,7 @@ Only evidence of the explain split is read. It is the baseline that every run wi
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +23,15 @@ from jaxtyping import Bool, Float, Int
 from autointerp.errors import PredicateError
 from autointerp.explain.outcome import Explanation
 from autointerp.explain.predicate_words import in_words, quoted
-from autointerp.feature_records import ACTIVE, RESTING, FeatureEvidence, FeatureExample, FeatureReadout, RuleReading
+from autointerp.feature_records import (
+    ABLATED,
+    ACTIVE,
+    RESTING,
+    FeatureEvidence,
+    FeatureExample,
+    FeatureReadout,
+    RuleReading,
+)
 from autointerp.predicate import Predicate, TokenTable, evaluate_positions, parse_positional
 from autointerp.records import Description, Provenance, TokenValue
 from autointerp.stats.metrics import f1_from_counts
@@ -76,7 +85,7 @@ def describe_feature(evidence: FeatureEvidence) -> Description:
 def undescribed(evidence: FeatureEvidence) -> Description | None:
     """The abstention for a dead or dense unit; None for one that can be described."""
     reason = STATES.get(evidence.stats.state)
-    return None if reason is None else _abstention(evidence, reason)
+    return None if reason is None else _abstained(reason, writes="unclear")
 
 
 def moved_tokens(evidence: FeatureEvidence) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -103,7 +112,7 @@ def _by_direction(readout: FeatureReadout | None) -> tuple[tuple[str, ...], tupl
 
 def _without_it(evidence: FeatureEvidence) -> tuple[list[str], list[str]]:
     """Tokens among those that lose, and that gain, most logit in most of the active examples without the unit."""
-    active = [e for e in evidence.examples if e.stratum != "contrast" and e.activations[e.dst] >= ACTIVE]
+    active = active_ablated(evidence.examples)
     if len(active) < MIN_EXAMPLES:
         return [], []
 
@@ -114,11 +123,17 @@ def _without_it(evidence: FeatureEvidence) -> tuple[list[str], list[str]]:
     return often([e.lowered for e in active]), often([e.raised for e in active])
 
 
+def active_ablated(examples: Sequence[FeatureExample]) -> list[FeatureExample]:
+    """The examples in which the unit is active and that were also run without it."""
+    return [e for e in examples if e.stratum in ABLATED and e.activations[e.dst] >= ACTIVE]
+
+
 def _abstention(evidence: FeatureEvidence, reason: str) -> Description:
-    raises, lowers = moved_tokens(evidence)
-    return Description(
-        summary=reason, looks_at="unclear", writes=_writes(evidence, raises, lowers), label="unclear", abstained=True
-    )
+    return _abstained(reason, writes=_writes(evidence, *moved_tokens(evidence)))
+
+
+def _abstained(reason: str, writes: str) -> Description:
+    return Description(summary=reason, looks_at="unclear", writes=writes, label="unclear", abstained=True)
 
 
 def _simplest(fired: list[RuleReading]) -> RuleReading | None:

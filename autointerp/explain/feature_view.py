@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from autointerp.explain.feature_detectors import active_ablated
 from autointerp.feature_records import ACTIVE, RESTING, FeatureEvidence, FeatureExample, FeatureReadout, LensWords
 from autointerp.records import TokenValue
 
@@ -74,7 +75,7 @@ def _output(readout: FeatureReadout | None) -> Plain:
 
 def _removed(examples: tuple[FeatureExample, ...]) -> Plain:
     """What happens where the unit is active and is taken out, over the examples."""
-    active = [e for e in examples if e.stratum != "contrast" and e.activations[e.dst] >= ACTIVE]
+    active = active_ablated(examples)
     lost = [e.abl_dlogp_next for e in active if e.abl_dlogp_next == e.abl_dlogp_next]
     return {
         "loss_without_unit": round(sum(lost) / len(lost), 3) if lost else None,
@@ -100,7 +101,8 @@ def _values(values: tuple[TokenValue, ...]) -> list[Plain]:
 def _example(example: FeatureExample) -> Plain:
     dst = example.dst
     first, last = max(0, dst - BEFORE), min(len(example.tokens), dst + 1 + AFTER)
-    others = [at for at in range(first, last) if at != dst and example.activations[at] >= ACTIVE]
+    seen = range(max(first, 1), last)  # position 0 is no row: nothing is counted or scored there
+    others = [at for at in seen if at != dst and example.activations[at] >= ACTIVE]
     others = sorted(sorted(others, key=lambda at: -example.activations[at])[:SHOWN_ACTIVE])
     view: Plain = {
         "before": "".join(example.tokens[first:dst]),

@@ -38,7 +38,11 @@ _FLAGS = {
     "seen_before": "stood earlier in the text",
 }
 _SIGNS = {"==": "is", "!=": "is not", "<": "is below", "<=": "is at most", ">": "is above", ">=": "is at least"}
-_TESTS = {"contains": "contains", "startswith": "begins with", "endswith": "ends in"}
+_TESTS = {
+    "contains": ("contains", "does not contain"),
+    "startswith": ("begins with", "does not begin with"),
+    "endswith": ("ends in", "does not end in"),
+}
 
 
 def in_words(predicate: Predicate) -> str:
@@ -68,8 +72,7 @@ def _clause(node: Condition, *, inner: bool) -> str:
             listed = ", ".join(quoted(item) if isinstance(item, str) else str(item) for item in node.items)
             return f"{_thing(node.value)} is {'none' if node.negated else 'one'} of {listed}"
         case StringTest():
-            verb = _TESTS[node.test]
-            return f"{_thing(node.value)} {f'does not ({verb})' if node.negated else verb} {quoted(node.literal)}"
+            return f"{_thing(node.value)} {_TESTS[node.test][node.negated]} {quoted(node.literal)}"
         case Attribute():
             return f"{_thing(node.token)} {_FLAGS[node.name]}"
         case Literal():

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32
 
 from autointerp.evidence.examples import Windows
-from autointerp.feature_records import FeatureExample
+from autointerp.feature_records import ABLATED, FeatureExample
 from autointerp.features.activations import used_sites
 from autointerp.features.chosen_rows import ChosenRow
 from autointerp.features.effects import UnitEffect, UnitPlace, unit_effects
@@ -21,7 +21,6 @@ from autointerp.model import LanguageModel, read_units
 from autointerp.records import Feature
 
 Chosen = tuple[Feature, ChosenRow]
-_EFFECT_STRATA = ("top", "quantile")  # elsewhere the unit rests, and its mean is nearly what it does
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class ExampleReader:
         """Examples in the order of `chosen`."""
         numbers = np.unique(np.array([row.window for _, row in chosen], np.int64))
         curves = self._curves(chosen, numbers)
-        tested = [i for i, (_, row) in enumerate(chosen) if row.stratum in _EFFECT_STRATA]
+        tested = [i for i, (_, row) in enumerate(chosen) if row.stratum in ABLATED]
         places = [
             self._place(*chosen[i], int(np.searchsorted(numbers, chosen[i][1].window)), curves[i]) for i in tested
         ]

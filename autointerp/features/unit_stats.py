@@ -43,14 +43,11 @@ class StatsReader:
         """Statistics of a unit of the table; without `rows` (dead and dense units) those of the first pass alone."""
         table, state = self.table, self.state
         kept = state.reservoir[int(table.sign[unit] < 0)].ordered(unit).value
-        share = float(table.active_share[unit])
         return FeatureStats(
             n_rows=int(state.progress[1]),
             n_docs=int(state.progress[2]),
             density=_six(table.density[unit]),
-            active_share=Interval(value=_six(share), low=float("nan"), high=float("nan"), n=int(state.progress[1]))
-            if rows is None
-            else self._active_share(rows),
+            active_share=self._estimated_share(unit) if rows is None else self._active_share(rows),
             sign=-1 if table.sign[unit] < 0 else 1,
             reference=_six(table.reference[unit]),
             maximum=_six(table.maximum[unit]),
@@ -59,6 +56,11 @@ class StatsReader:
             state=_state(str(table.state[unit])),
             top_tokens=() if rows is None else self._top_tokens(rows),
         )
+
+    def _estimated_share(self, unit: int) -> Interval:
+        """A dead unit's is known from all rows, a dense one's from those that all units share."""
+        n = int(self.state.progress[1]) if self.table.state[unit] == "dead" else len(self.state.places)
+        return Interval(value=_six(self.table.active_share[unit]), low=float("nan"), high=float("nan"), n=n)
 
     def _active_share(self, rows: UnitRows) -> Interval:
         mine = self.cluster[self.learning.window[rows.active]]

@@ -70,8 +70,13 @@ def load_units(spec: str, model: LanguageModel) -> UnitSet:
 
 
 def select(units: UnitSet, text: str) -> UnitSet:
-    """Only the units that `text` names (`L3F17,L3F20-L3F40`, `L3`). Raises BadInput for one that is not there."""
-    return replace(units, features=_named(text, units))
+    """Only the units that `text` names (`L3F17,L3F20-L3F40`, `L3`). Raises BadInput for one that `units` does not name,
+    though its place is read."""
+    chosen, wanted = _named(text, units), set(units.features)
+    other = next((unit for unit in chosen if unit not in wanted), None)
+    if other is not None:
+        raise BadInput(f"--select names {other}, which is not among --units {units.spec}. Name some of those.")
+    return replace(units, features=chosen)
 
 
 def head_shares(site: UnitSite, index: int, n_heads: int) -> tuple[float, ...]:

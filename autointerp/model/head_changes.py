@@ -221,7 +221,8 @@ def _keep(model: LanguageModel, run: CleanRun, layer: int) -> _Kept:
 
 
 def tiled_calls(model: LanguageModel, run: CleanRun, n: int) -> tuple[Call, ...]:
-    """Arguments of the blocks for `n` copies of the batch; the blocks themselves do not run."""
+    """Arguments of the blocks for `n` copies of the batch. The blocks themselves do not run, so that the stream in them
+    is that of the first: callers put in their own."""
 
     def passing(call: Call) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -71,13 +71,18 @@ def with_changed_z(
 
 
 def run_hooked(
-    model: LanguageModel, run: CleanRun, layer: int, hooks: Sequence[tuple[str, HookFunction]]
+    model: LanguageModel,
+    run: CleanRun,
+    layer: int,
+    hooks: Sequence[tuple[str, HookFunction]],
+    stream: Float[Tensor, "batch pos d_model"] | None = None,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Output of the final norm with `hooks`, none of which stands before the block `layer`."""
+    """Output of the final norm with `hooks`, none of which stands before the block `layer`. `stream`: what enters that
+    block, where the run did not keep it (`head_changes.tiled_calls` keeps all but the streams)."""
     with model.hooks(hooks):
         if not model.exact_resume:
             return model.final_states(run.ids)[1]
-        return _run_from(model, run, layer)
+        return _run_from(model, run, layer, run.calls[layer].stream if stream is None else stream)
 
 
 def run_block(model: LanguageModel, index: int, call: Call, stream: Tensor) -> Float[Tensor, "batch pos d_model"]:
@@ -91,8 +96,9 @@ def run_block(model: LanguageModel, index: int, call: Call, stream: Tensor) -> F
     return found
 
 
-def _run_from(model: LanguageModel, run: CleanRun, layer: int) -> Float[Tensor, "batch pos d_model"]:
-    stream = run.calls[layer].stream
+def _run_from(
+    model: LanguageModel, run: CleanRun, layer: int, stream: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
     for index in range(layer, model.n_layers):
         stream = run_block(model, index, run.calls[index], stream)
     final: Tensor = model.bridge.ln_final(stream)

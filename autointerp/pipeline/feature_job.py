@@ -138,7 +138,8 @@ class _FeatureJob:
     def _finished(self, collected: CollectedFeatures) -> list[FeatureReport] | None:
         """The reports on disk, if they cover every unit, nothing stopped the run and none is to be tried again."""
         reports = {r.unit: r for r in map(FeatureReport.model_validate, self._run.read(FEATURES))}
-        if set(reports) != set(collected.evidence) or read_json(self._run.path(RUN)).get("stopped"):
+        told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
+        if set(reports) != set(collected.evidence) or not told or told.get("stopped"):
             return None
         if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
             return None
@@ -170,9 +171,9 @@ class _FeatureJob:
         self._state.timed("random_weights")
         result.notes += state.notes
         facts = self._facts(inputs, units, state, result) | {"random_weights": learned_nothing}
-        self._run.write_json(RUN, facts | ({} if fit is None else {"reconstruction": fit.facts()}))
         lines = [json.dumps(r.model_dump(mode="json")) + "\n" for r in result.reports]
         self._run.write_text(FEATURES, "".join(lines))
+        self._run.write_json(RUN, facts | ({} if fit is None else {"reconstruction": fit.facts()}))
 
     def _score(
         self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures, rows: FeatureRows,

@@ -64,6 +64,11 @@ class FeatureTalkPlan:
     def wanted(self) -> Sequence[Feature]:
         return sorted(self.collected.evidence)
 
+    @property
+    def alive(self) -> Sequence[Feature]:
+        """Those that are neither dead nor dense: only they are asked about, and controls are drawn from them."""
+        return [unit for unit in self.wanted if self.collected.evidence[unit].stats.state == "ok"]
+
 
 @dataclass
 class FeatureTalk(Costs):
@@ -124,7 +129,7 @@ async def _with_server(
     asker = Asker(session.chat, session.capabilities, source, config.seed)
     desks: dict[Domain, FeatureDesk] = {"text": desk}
     scoring = LlmScoring(
-        config, asker, plan.wanted, desks, described, pace(plan.settings), controls, NO_EVIDENCE_TEMPLATE
+        config, asker, plan.alive, desks, described, pace(plan.settings), controls, NO_EVIDENCE_TEMPLATE
     )
     state.notes += await score_with_llm(scoring, state.scored, progress)
     state.notes += await repeat_judge(scoring, state.scored, progress)
@@ -145,19 +150,17 @@ def estimate_features(run: RunFolder, plan: FeatureTalkPlan) -> Estimate:
     if plan.config.explainer != "llm":
         return NOTHING_ASKED
     evidence, source, asked = plan.collected.evidence, templates(plan.config), language_settings(plan.config)
-    alive = [unit for unit in plan.wanted if evidence[unit].stats.state == "ok"]
-    prompts = [feature_prompt(evidence[unit], source, asked)[0] for unit in alive]
+    prompts = [feature_prompt(evidence[unit], source, asked)[0] for unit in plan.alive]
     requests = [ChatRequest(messages=p.messages, json_schema=FEATURE_SCHEMA) for p in prompts]
     desks: dict[Domain, FeatureDesk] = {"text": feature_desk(plan)}
-    asks = Asks(plan.config, plan.settings, alive, requests, desks, NO_EVIDENCE_TEMPLATE)
+    asks = Asks(plan.config, plan.settings, plan.alive, requests, desks, NO_EVIDENCE_TEMPLATE)
     return estimate_calls(asks, known_capabilities(run.root, plan.config))
 
 
 def feature_desk(plan: FeatureTalkPlan) -> FeatureDesk:
     """Items of all units that are alive, chosen from the test rows before any description is known."""
     held: dict[Feature, FeatureItems] = {}
-    evidence = plan.collected.evidence
-    alive = [unit for unit in plan.wanted if evidence[unit].stats.state == "ok"]
+    alive = plan.alive
     if set(FEATURE_LLM_SCORERS) & set(plan.config.scorers):
         rows = plan.rows.test
         step = max(1, CELLS // max(rows.ids.size * 4, 1))  # a unit with its neighbours

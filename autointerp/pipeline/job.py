@@ -130,7 +130,8 @@ class _Job:
     def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
         """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
         reports = {r.head: r for r in map(HeadReport.model_validate, self._run.read(HEADS))}
-        if set(reports) != set(inputs.heads) or read_json(self._run.path(RUN)).get("stopped"):
+        told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
+        if set(reports) != set(inputs.heads) or not told or told.get("stopped"):
             return None
         if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
             return None
@@ -156,8 +157,8 @@ class _Job:
         learned_nothing = random.facts(self._run, twin)
         self._state.timed("random_weights")
         result.notes += state.notes
-        self._run.write_json(RUN, self._facts(inputs, state, result) | {"random_weights": learned_nothing})
         self._run.write_text(HEADS, "".join(lines))
+        self._run.write_json(RUN, self._facts(inputs, state, result) | {"random_weights": learned_nothing})
 
     def _plan(self, inputs: Inputs, collected: Collected, held_out: HeldOut) -> TalkPlan:
         settings = self._options.settings

@@ -136,12 +136,13 @@ class _Batch:
         site = reading.units.sites[reading.units.place(features[0])[0]]
         facts = [reading.facts[f] for f in features]
         mean, scale = (np.array(a, np.float32)[:, None, None] for a in (
-            [f.mean for f in facts], [f.reference * f.sign for f in facts]))  # fmt: skip
+            [f.mean for f in facts], [f.share_size for f in facts]))  # fmt: skip
         amount = mean - shares * scale
         amount[:, :, 0] = 0
         directions = site.directions([reading.units.place(f)[1] for f in features], model.device)
         hook = _adding(torch.from_numpy(amount.astype(np.float32)).to(model.device), directions)
-        hidden = run_hooked(model, self._tiled(n), site.layer, [(write_hook(site), hook)])
+        stream = self._run.calls[site.layer].stream.repeat(n, 1, 1)
+        hidden = run_hooked(model, self._tiled(n), site.layer, [(write_hook(site), hook)], stream)
         window, pos = self._rows
         found = hidden.reshape(n, -1, *hidden.shape[1:])[:, window, pos]
         rises, kls = self._clean.effects(found)

@@ -113,7 +113,7 @@ class FeatureConditional:
         flat = np.unique(np.concatenate([w * size + d for plan in plans for w, d in plan.cases.values()]))
         window, dst = np.divmod(flat, size)
         facts = self._facts[feature]
-        raw = share[window, dst] * facts.reference * facts.sign
+        raw = share[window, dst] * facts.share_size
         return UnitCases(feature, window, dst, (facts.mean - raw).astype(np.float32))
 
     def _run(
@@ -173,10 +173,11 @@ def _take(outcomes: Outcomes, rows: Int[np.ndarray, " row"]) -> Outcomes:
 def _score(own: DescriptionEffects, shuffled: DescriptionEffects | None, place: Field) -> Score:
     """As of heads, but for what only pairs have."""
     score = ConditionalResult(own, shuffled).score(place.held_out.domain)
-    renamed = {"unmatched_pairs": "unmatched_rows"}
     dropped = ("share_described", "unmatched_mass")
     assert isinstance(own.plan, FeaturePlan)
     details = {"matched_on": own.plan.match.on} | {
-        renamed.get(name, name): value for name, value in score.details.items() if not name.endswith(dropped)
+        name.replace("unmatched_pairs", "unmatched_rows"): value
+        for name, value in score.details.items()
+        if not name.endswith(dropped)
     }
     return score.model_copy(update={"details": details})

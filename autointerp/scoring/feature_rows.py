@@ -20,6 +20,7 @@ from autointerp.records import Feature
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.token_identity import ExplainRows
 
+LEAST_REFERENCE = 1e-12
 READ_CELLS = 16_000_000  # activations that one reading holds beside what it keeps
 
 
@@ -31,6 +32,11 @@ class UnitFacts:
     mean: float
     reference: float
     sign: int = 1
+
+    @property
+    def share_size(self) -> float:
+        """What a share of 1 is in raw activation; not 0 for a unit that was never above 0 on the explain split."""
+        return self.sign * max(self.reference, LEAST_REFERENCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ class Reading:
         self, features: Sequence[Feature], rows: HeldOutRows | ExplainRows
     ) -> Iterator[tuple[slice, Float32[np.ndarray, "feature window pos"]]]:
         """The same, some windows at a time."""
-        scale = np.array([self.facts[f].sign / max(self.facts[f].reference, 1e-12) for f in features], np.float32)
+        scale = np.array([1 / self.facts[f].share_size for f in features], np.float32)
         step = max(1, READ_CELLS // max(1, len(features) * rows.ids.shape[1]))
         for start in range(0, len(rows.ids), step):
             part = slice(start, start + step)

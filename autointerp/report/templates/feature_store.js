@@ -19,7 +19,8 @@ const SCORER_SAYS = {
 
 // The map of neurons: a cell a neuron, or a cell for some neighbours in index where a layer is wide.
 const MAP_WIDTH = 174;
-const MAP_STEP = Math.max(1, Math.ceil((Math.max(-1, ...UNITS.map((item) => item.index)) + 1) / MAP_WIDTH));
+const LARGEST = UNITS.reduce((most, item) => Math.max(most, item.index), -1); // as arguments, 130,000 units would be too many
+const MAP_STEP = Math.max(1, Math.ceil((LARGEST + 1) / MAP_WIDTH));
 function mapPlaces() {
   const places = new Map();
   for (const item of UNITS) {
