@@ -67,6 +67,13 @@ def test_two_things_that_activate_a_unit_are_alternatives_of_one_predicate() -> 
     assert describe_feature(unit_evidence(HALF, PAIR, examples=BOTH[:2])).predicate == HALF.predicate  # nothing gained
 
 
+def test_a_claim_that_an_alternative_holds_already_is_not_said_twice() -> None:
+    both = rule("token_set", 'dst.text in {" dog", " york"}', 0.55, precision=0.9, recall=0.9)
+    said = describe_feature(unit_evidence(HALF, both, examples=BOTH[:3]))
+    assert said.predicate == both.predicate
+    assert said.label == "token_set"
+
+
 def test_f1_on_the_rows_of_examples_by_hand() -> None:
     rows = ExampleRows(unit_evidence(examples=[*BOTH, BOTH[0]]))  # a row that is shown twice counts once
     assert rows.f1(parse_positional('dst.text == " dog"')) == pytest.approx(4 / 5)  # 2 of 3, nothing wrong

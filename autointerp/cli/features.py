@@ -108,12 +108,13 @@ def render_unit(arguments: argparse.Namespace) -> None:
     from autointerp.features.units import load_units
     from autointerp.llm import Capabilities, PromptRoom
     from autointerp.pipeline.feature_collecting import feature_evidence_of
+    from autointerp.pipeline.feature_lenses import words_on_disk
     from autointerp.pipeline.inputs import load_inputs
     from autointerp.pipeline.talking import language_settings, saved_prompting, templates
 
     server = Capabilities()
     if arguments.out:
-        evidence = feature_evidence_of(Path(arguments.out), unit)
+        evidence = words_on_disk(Path(arguments.out), feature_evidence_of(Path(arguments.out), unit))
         given = {name: getattr(config, name) for name in ("prompts", "instruction") if getattr(config, name)}
         config, server = saved_prompting(Path(arguments.out), given)
     else:

@@ -41,6 +41,8 @@ def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> N
         "--llm is set, else detectors")  # fmt: skip
     add("--prompts", metavar="DIR", help="folder whose templates win over the shipped ones, name by name")
     add("--instruction", metavar="TEXT", help="text added to the explain prompt")
+    add("--judge", metavar="NAME", help="a second model of the same server (AUTOINTERP_JUDGE), asked once more what "
+        "the scorers ask on a tenth of the units: how far the two agree (default: none)")  # fmt: skip
     names, default = (SCORERS, "all but probe") if heads else (FEATURE_SCORERS, "all")
     add("--scorers", metavar="LIST", help=f"comma-separated, of {','.join(names)} ({default})")
     if heads:
@@ -64,10 +66,8 @@ def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> N
 
 
 def _head_options(group: argparse._ArgumentGroup) -> None:
-    """What only heads have: lenses on their writes, circuits, the agent loop, a second judge."""
+    """What only heads have: circuits and the agent loop."""
     add = group.add_argument
-    add("--judge", metavar="NAME", help="a second model of the same server (AUTOINTERP_JUDGE), asked once more what "
-        "the scorers ask on a tenth of the heads: how far the two agree (default: none)")  # fmt: skip
     add("--circuit", metavar="FILE", help="circuit.json that `autointerp replicate` wrote for this model: heads called "
         "name_mover, duplicate_token, s_inhibition or induction are held against it (default: none)")  # fmt: skip
     add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
@@ -102,6 +102,8 @@ def resolve(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tu
         if isinstance(both.get(name), str):
             both[name] = tuple(part.strip() for part in both[name].split(",") if part.strip())
     known = FEATURE_SCORERS if both.get("units") else SCORERS
+    if "scorers" in both and not both["scorers"]:
+        raise BadInput(f"--scorers names none. Leave it out for all, or name some of {', '.join(known)}.")
     unknown = sorted(set(both.get("scorers", ())) - set(known))
     if unknown:
         raise BadInput(f"--scorers names {', '.join(unknown)}; known are {', '.join(known)}.")

@@ -64,6 +64,7 @@ def describe_feature(evidence: FeatureEvidence) -> Description:
     if claim is None:
         return _abstention(evidence, _closest(evidence.rules))
     rules = _alternatives(evidence, claim)
+    claim = rules[0]
     predicate = _joined(rules)
     raises, lowers = moved_tokens(evidence)
     said = f"Active where {in_words(predicate)}."
@@ -173,10 +174,21 @@ def _alternatives(evidence: FeatureEvidence, claim: RuleReading) -> list[RuleRea
         gains = [(rows.f1(both), rule) for rule in clean if (both := _try_joined([*rules, rule])) is not None]
         best, rule = max(gains, key=lambda gain: gain[0], default=(0.0, claim))
         if not best >= reached + GAIN:
-            return rules
+            break
         rules.append(rule)
         clean.remove(rule)
-    return rules
+    return _needed(rows, rules)
+
+
+def _needed(rows: ExampleRows, rules: list[RuleReading]) -> list[RuleReading]:
+    """Without the rules that say nothing beside the others, such as one token of a set that is there too."""
+    kept = rules
+    for rule in rules:
+        rest = [other for other in kept if other is not rule]
+        named = rows.holds(_joined([rule]))
+        if rest and named.any() and not (named & ~rows.holds(_joined(rest))).any():
+            kept = rest
+    return kept
 
 
 def _joined(rules: list[RuleReading]) -> Predicate:
@@ -198,10 +210,14 @@ class ExampleRows:
 
     evidence: FeatureEvidence
 
+    def holds(self, predicate: Predicate) -> Bool[np.ndarray, "row pos"]:
+        """The positions that the predicate names."""
+        ids, lengths, table = self._rows
+        return evaluate_positions(predicate, ids, lengths, table)
+
     def f1(self, predicate: Predicate) -> float:
         """F1 of the predicate over active against resting positions; NaN without an active one."""
-        ids, lengths, table = self._rows
-        holds = evaluate_positions(predicate, ids, lengths, table)
+        holds = self.holds(predicate)
         active, counted = self._states
         tp, fp = (holds & active).sum(), (holds & counted & ~active).sum()
         fn = (active & ~holds).sum()

@@ -7,6 +7,7 @@ Units are read in fixed groups, whose vectors serve as controls for one another;
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from autointerp.config import RunConfig
 from autointerp.evidence.collect import Progress
@@ -18,7 +19,7 @@ from autointerp.lenses.head_readings import EVIDENCE
 from autointerp.model import LanguageModel
 from autointerp.pipeline.lens_readings import LensPlan, plan_lenses
 from autointerp.records import Feature, Record
-from autointerp.store import RunFolder
+from autointerp.store import RunFolder, read_records
 
 FILE = "cache/unit_lenses.jsonl"
 GROUP = 8
@@ -59,6 +60,14 @@ def with_words(
                 run.append(FILE, _Read(unit=unit, words=words))
         progress("reading units in words", min(start + GROUP, len(alive)), len(alive))
     return replace(collected, evidence={u: _with(found, held.get(u, ())) for u, found in collected.evidence.items()})
+
+
+def words_on_disk(folder: Path, evidence: FeatureEvidence) -> FeatureEvidence:
+    """A unit's evidence with what lenses read of it in a run, if they did."""
+    path = folder / FILE
+    lines = map(_Read.model_validate, read_records(path)) if path.exists() else ()
+    held = {line.unit: line.words for line in lines}
+    return _with(evidence, held.get(evidence.unit, ()))
 
 
 def _with(evidence: FeatureEvidence, words: tuple[LensWords, ...]) -> FeatureEvidence:

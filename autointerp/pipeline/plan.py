@@ -27,7 +27,7 @@ from autointerp.scoring.judging import REPEATS, repeat_purpose, second_purpose, 
 from autointerp.scoring.no_evidence import MAX_TOKENS as GUESS_TOKENS
 from autointerp.scoring.no_evidence import SCHEMA as GUESS
 
-PROBE_CALLS, PROBE_TOKENS = 7, 200
+PROBE_CALLS, PROBE_TOKENS = 9, 200
 JUDGE_PROBE = "probe of the judge"
 LONGEST = Description(  # no description is longer: the prompts of the estimate are upper bounds
     summary="", looks_at="words " * 67, writes="words " * 67, conditions="words " * 50, label="other"

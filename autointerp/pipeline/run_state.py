@@ -91,7 +91,7 @@ class RunState:
     def timed(self, stage: str) -> None:
         """The stage that just ended took the time since the one before."""
         spent = time.monotonic() - self._started
-        self.seconds[stage] = round(spent - sum(self.seconds.values()), 2)
+        self.seconds[stage] = max(0.0, round(spent - sum(self.seconds.values()), 2))
 
     def clock(self) -> dict[str, float]:
         """Seconds by stage, and in all."""
