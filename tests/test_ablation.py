@@ -61,6 +61,7 @@ def every_head(model: LanguageModel) -> tuple[Head, ...]:
     return tuple(Head(layer=layer, index=index) for layer in range(model.n_layers) for index in range(model.n_heads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_ablation_is_a_full_forward_with_the_hook_on(

@@ -228,6 +228,7 @@ def test_prose_is_repaired_once_then_counted_and_two_failed_steps_end_it() -> No
     assert result.transcript.turns[1].prompt_tokens > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(

@@ -173,6 +173,7 @@ def test_the_server_s_usage_never_passes_the_budget(place: Place, tmp_path: Path
     assert {r.status for r in result.reports} == {"described"}  # the one-shot answers stand
 
 
+@pytest.mark.slow
 def test_dry_run_counts_the_loops(place: Place, tmp_path: Path) -> None:
     estimate = run_here(place.config(agent="rounds=3"), tmp_path / "runs" / "run", dry_run=True).estimate
     assert estimate is not None
@@ -202,6 +203,7 @@ def test_the_card_holds_the_timeline_and_nothing_of_it_is_markup(undisturbed: Pa
     assert "agent:" in text and "\u202e" not in text and "round 1, experiments" in text
 
 
+@pytest.mark.slow
 def test_rules_play_the_agent_without_a_server_and_it_is_told(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -325,6 +325,7 @@ def test_naming_everything_is_no_better_than_chance() -> None:
     assert (label.value, label.chance, label.percentile) == (1.0, 1.0, 50.0)
 
 
+@pytest.mark.slow
 def test_guessing_gives_the_printed_chance() -> None:
     heads, generator = known(*TRUTH), np.random.default_rng(0)
     places = sorted(ANSWERS)

@@ -126,6 +126,7 @@ def test_the_weights_decide_whose_circuit_it_is() -> None:
             check_same_model(circuit(revision_of(model)), other)
 
 
+@pytest.mark.slow
 def test_a_run_names_the_study_on_the_cards_and_refuses_a_strange_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

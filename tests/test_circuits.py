@@ -91,6 +91,7 @@ def test_denoising_is_noising_of_the_swapped_set(kind: str) -> None:
     assert np.allclose(first.values, second.values, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("node", ["z", "k", "pattern", "mlp_out"])
 def test_batched_equals_single_and_padding_changes_nothing(kind: str, node: NodeKind) -> None:
@@ -474,6 +475,7 @@ def shared_or_demo(name: str) -> LanguageModel:
     return load_model(str(Path(os.environ["AUTOINTERP_SHARED"]) / "models" / name), "cpu", "float32")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "stories260K", "induct-2l"])
 def test_the_identities_hold_on_real_models(name: str) -> None:
     model = shared_or_demo(name)

@@ -183,6 +183,7 @@ def test_texts_that_cannot_be_used(place: Place, tmp_path: Path, capsys: Said, n
     refused(words, capsys, match)
 
 
+@pytest.mark.slow
 def test_what_the_model_has_not(place: Place, tmp_path: Path, capsys: Said) -> None:
     words = command(place.model, place.corpus, tmp_path / "run")
     refused([*words, "--context", "65"], capsys, "Use at most 64")
@@ -194,6 +195,7 @@ def test_what_the_model_has_not(place: Place, tmp_path: Path, capsys: Said) -> N
         refused([one, "nine"], capsys, "'nine' is not a head")
 
 
+@pytest.mark.slow
 def test_a_corrected_command_may_use_the_folder_of_the_wrong_one(place: Place, tmp_path: Path, capsys: Said) -> None:
     words = command(place.model, place.corpus, tmp_path / "run", "--explainer", "detectors", "--scorers", "predicate")
     refused([*words, "--heads", "7.0"], capsys, "--heads names L7H0")
@@ -213,6 +215,7 @@ def test_folders_that_are_no_runs(ran: Path, place: Place, tmp_path: Path, capsy
         main(["report", str(tmp_path / "none"), "--debug"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "match"),
     [("html", "HTML page"), ("empty_choices", "no choices"), ("cut_body", "connection"), ("no_content", "no text")],
@@ -244,6 +247,7 @@ def test_wrong_key_and_wrong_model_are_told_without_the_key(
         refused(["check-server", "--base-url", server.root], capsys, "/v1")
 
 
+@pytest.mark.slow
 def test_an_address_with_a_password_is_not_written_down(place: Place, tmp_path: Path, capsys: Said) -> None:
     with MisbehavingServer(describing) as server:
         url = server.base_url.replace("http://", "http://user:hunter2-password@")
@@ -339,6 +343,7 @@ def test_render_needs_no_key_and_no_network(
     assert "Be brief." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_render_with_a_run_shows_what_that_run_sent(place: Place, tmp_path: Path, capsys: Said) -> None:
     own = tmp_path / "prompts"
     own.mkdir()
@@ -356,6 +361,7 @@ def test_render_with_a_run_shows_what_that_run_sent(place: Place, tmp_path: Path
     assert sent[0]["content"] == "Mind the gap."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "json", "html", "table"])
 def test_multiples_in_every_form(place: Place, capsys: Said, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr("socket.socket.connect", None)
@@ -377,12 +383,14 @@ def test_multiples_in_every_form(place: Place, capsys: Said, monkeypatch: pytest
         assert text.count("\n|") >= 5
 
 
+@pytest.mark.slow
 def test_describe_head_prints_its_card(place: Place, tmp_path: Path, capsys: Said) -> None:
     words = command(place.model, place.corpus, tmp_path / "run", "--explainer", "detectors", "--scorers", "predicate")
     assert main(["describe-head", "1.3", *words[1:]]) == 0
     assert "L1H3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_dry_run_prints_calls_tokens_and_cost(place: Place, tmp_path: Path, capsys: Said) -> None:
     more = ["--explainer", "llm", "--llm", "some-model", "--dry-run", "--heads", "0.0", "--price-input", "1",
             "--price-output", "2", "--base-url", "http://host.invalid/v1"]  # fmt: skip
@@ -394,6 +402,7 @@ def test_dry_run_prints_calls_tokens_and_cost(place: Place, tmp_path: Path, caps
     assert not (tmp_path / "runs" / "run" / "calls.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_failed_heads_give_exit_code_1_and_a_budget_3(place: Place, tmp_path: Path, capsys: Said) -> None:
     script = write(tmp_path / "script.jsonl", '{"fail": "out of ideas"}\n')
     more = ["--explainer", "llm", "--llm", f"scripted:{script}", "--scorers", "predicate", "--heads", "0.*",
@@ -441,6 +450,7 @@ def test_a_closed_pipe_is_no_error(place: Place) -> None:
     process.stderr.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_the_real_command_ends_on_ctrl_c(place: Place, tmp_path: Path) -> None:
     words = command(place.model, place.corpus, tmp_path / "run", "--explainer", "detectors", "--max-tokens", "200000")

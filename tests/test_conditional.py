@@ -133,6 +133,7 @@ def test_one_position_equals_a_whole_forward_with_a_hook(kind: str) -> None:
             np.testing.assert_allclose(found[1][i], after.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["GPTNeoX", "Gemma3", "OPT", "Bloom"])
 def test_one_position_equals_whole_rows_on_other_architectures(architecture: str) -> None:
     from autointerp.notebook import open_model

@@ -493,6 +493,7 @@ def test_a_folder_that_cannot_be_written_is_a_run_folder_error(tmp_path: Path) -
         built(many(60), tmp_path / "full")
 
 
+@pytest.mark.slow
 def test_building_keeps_memory_bounded_and_is_fast(tmp_path: Path) -> None:
     def texts(count: int) -> Iterator[str]:
         return (prose(seed, 120, 20_000) for seed in range(count))

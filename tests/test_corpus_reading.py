@@ -149,6 +149,7 @@ def test_a_paragraph_without_end_is_cut_at_line_or_word_borders() -> None:
     assert list(paragraphs_of(["x" * 20], 8)) == ["x" * 8, "x" * 8, "x" * 4]
 
 
+@pytest.mark.slow
 def test_reading_a_large_file_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
     line = prose(0, 150) + "\n"
     one_paragraph, many_rows = tmp_path / "a.txt", tmp_path / "b.jsonl"

@@ -75,6 +75,7 @@ def test_it_is_refused_for_other_weights_of_the_same_shape() -> None:
         reconstruction(twin, load_units("sae:demo", twin), ids, np.full(len(ids), ids.shape[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_refused_when_its_directions_are_those_of_another_basis(seed: int) -> None:
     """As trained on another model of the same size: everything right but the directions."""
@@ -93,6 +94,7 @@ def test_it_is_refused_when_its_directions_are_those_of_another_basis(seed: int)
         reconstruction(demo(), foreign, ids, np.full(len(ids), ids.shape[1]))
 
 
+@pytest.mark.slow
 def test_training_for_a_moment_improves(tmp_path: Path) -> None:
     short = SaeTraining(d_sae=64, k=8, n_tokens=16_000, buffer_rows=8_000, batch_rows=256)
     first = vectors(demo(), next(windows(demo(), held_out_texts())), short.layer)

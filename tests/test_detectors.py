@@ -596,6 +596,7 @@ def test_every_head_has_every_reading(planted_readings: dict[Head, tuple[Reading
             assert Reading.model_validate_json(r.model_dump_json()).detail == r.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_same_numbers_again_and_at_any_batch_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(kind)
@@ -615,6 +616,7 @@ def _same(a: dict[Head, tuple[Reading, ...]], b: dict[Head, tuple[Reading, ...]]
     return True
 
 
+@pytest.mark.slow
 def test_random_models_fire_nothing() -> None:
     for seed in (5, 6, 7):
         model = random_twin(tiny_model(), seed)
@@ -655,6 +657,7 @@ def real_labels(name: str) -> dict[str, tuple[str, ...]]:
     return {str(h): labels_of(r) for h, r in run_detectors(model, DetectorInputs(text, pool_of(model, text))).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED, reason="AUTOINTERP_SHARED names no folder with real models")
 def test_real_induction_model() -> None:
     labels = real_labels("induct-2l")
@@ -664,6 +667,7 @@ def test_real_induction_model() -> None:
     assert {"induction", "previous_token", "current_token"} <= set(labels["L1H3"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED, reason="AUTOINTERP_SHARED names no folder with real models")
 def test_real_story_model() -> None:
     labels = real_labels("stories260K")

@@ -491,6 +491,7 @@ def calls_of(folder: Path) -> tuple[Counter[str], dict[str, Counter[str]]]:
     return by_purpose, by_head
 
 
+@pytest.mark.slow
 def test_at_most_four_calls_a_head_with_log_probabilities(place: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.jsonl"
     lines = [{"purpose": "explain", "reply": RULE}, {"fill": "drawn"}]
@@ -560,6 +561,7 @@ def test_at_most_eight_calls_a_head_without_log_probabilities(place: Path, tmp_p
     assert all(not s.scorer.startswith("effect") or s.metric == "spearman" for r in result.reports for s in r.scores)
 
 
+@pytest.mark.slow
 def test_detectors_alone_get_signs_and_say_why_the_rest_is_missing(place: Path, tmp_path: Path) -> None:
     detectors = config_in(place).model_copy(update={"explainer": "detectors", "llm": "", "base_url": ""})
     out = collected(place, tmp_path / "runs" / "run", detectors)

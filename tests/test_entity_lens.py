@@ -244,6 +244,7 @@ def test_with_context_the_shuffled_control_is_reported(contextual: tuple[EntityV
     assert any(row.condition == "shuffled" and row.subset == "all" for row in found.rows)
 
 
+@pytest.mark.slow
 def test_the_shipped_vectors_beat_every_control_and_the_embedding(demo: LanguageModel) -> None:
     vectors = find_vectors(demo, "none")
     assert vectors is not None and all(path.stat().st_size < 2_000_000 for path in shipped_files())
@@ -322,6 +323,7 @@ def run(*words: str) -> int:
         return int(error.code or 0)
 
 
+@pytest.mark.slow
 def test_train_show_and_eval_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = []
     for number, item in enumerate(demo_items(documents(7), 60)):
@@ -349,6 +351,7 @@ def test_train_show_and_eval_on_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((bench / "bench.json").read_text())["summary"] == last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -238,6 +238,7 @@ def test_only_the_soft_token_and_the_filter_have_gradients(context: str) -> None
         assert leaf.grad is not None and leaf.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_all_layers_at_once_equal_each_layer_alone() -> None:
     runner = tiny_runner()
     plan = tiny_plan(rates=(0.02, 0.05), min_steps=12)

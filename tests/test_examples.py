@@ -212,6 +212,7 @@ def test_the_end_of_a_row_has_no_next_token_and_no_effect_on_it() -> None:
         assert back.abl_kl == example.abl_kl
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_examples_do_not_depend_on_the_batch(batch_size: int) -> None:
     for (_, _, _, got), (_, _, _, wanted) in zip(examples(batch_size), examples(), strict=True):

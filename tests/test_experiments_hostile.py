@@ -116,6 +116,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[Plain]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_a_request_of_valid_shape_is_answered_whatever_it_holds(name: str) -> None:
     answered = 0

@@ -203,6 +203,7 @@ def test_promoted_tokens_are_those_of_the_direction_at_the_reference() -> None:
         assert readout.random_max == pytest.approx(reader.random * float(row.norm()) * of.reference[unit], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_neuron_that_is_turned_writes_the_other_way() -> None:
     model = tiny_model("llama")
     units, spec = load_units("neurons", model), FeatureCollectSpec(seed=3, batch_size=4)
@@ -230,8 +231,8 @@ def test_neighbours_have_the_largest_cosines_times_both_signs() -> None:
         sign = torch.tensor(of.table.sign[start : start + site.n_units], dtype=torch.float32)
         cosine = torch.nn.functional.cosine_similarity(whole, whole[evidence.unit.index][None]) * sign
         cosine = cosine * sign[evidence.unit.index]
-        dead = of.table.state[start : start + site.n_units] == "dead"
-        able = [i for i in range(site.n_units) if i != evidence.unit.index and not dead[i] and cosine[i] > 0]
+        like = of.table.state[start : start + site.n_units] == "ok"
+        able = [i for i in range(site.n_units) if i != evidence.unit.index and like[i] and cosine[i] > 0]
         best = sorted(able, key=lambda i: -float(cosine[i]))[:5]
         assert [f.index for f in evidence.neighbours] == best
 

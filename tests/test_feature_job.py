@@ -113,6 +113,7 @@ class Killed(BaseException):
     """What a signal does, at a place that the test chooses."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 5, 11])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(place: Place, done: Path, tmp_path: Path, at: int) -> None:
     calls = 0
@@ -131,6 +132,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(place: Place, done: 
     assert (out / "features.csv").read_bytes() == (done / "features.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["features.jsonl", "run.json"])
 def test_a_stopped_run_killed_while_it_writes_its_end_is_not_taken_for_finished(
     place: Place, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -174,6 +176,7 @@ def test_another_config_is_refused_in_a_run_that_is_there(place: Place, done: Pa
     assert (done / "features.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_sample_of_latents_is_described_and_all_are_counted(place: Place, tmp_path: Path) -> None:
     notes: list[str] = []
     config = place.config(f"sae:{place.sae}", sample=5, scorers=("predicate",))
@@ -204,6 +207,7 @@ def asking(place: Place, **values: Any) -> RunConfig:
     return place.config("neurons:L0N0-L0N3", **given)
 
 
+@pytest.mark.slow
 def test_a_server_describes_and_judges_blind_and_is_asked_nothing_twice(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "run"
     with MisbehavingServer(feature_reply) as server:
@@ -224,6 +228,7 @@ def test_a_server_describes_and_judges_blind_and_is_asked_nothing_twice(place: P
     assert not re.search(r"L0N\d|L1F\d", prompts)
 
 
+@pytest.mark.slow
 def test_replies_that_cannot_be_read_are_failures_and_are_counted(place: Place, tmp_path: Path) -> None:
     def wrong(body: Mapping[str, Any]) -> str | Mapping[str, Any]:
         return "no idea" if "activates_on" in json.dumps(body) else content_for(body)
@@ -245,6 +250,7 @@ def test_a_dry_run_sends_nothing(place: Place, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "features.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_no_more_is_asked_than_the_estimate_says_where_most_units_are_dead(place: Place, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -307,6 +313,7 @@ def test_an_autoencoder_of_something_else_is_refused_before_anything_is_describe
     assert not (tmp_path / "b" / "features.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_one_unit_gets_a_card_and_its_strongest_places(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +326,7 @@ def test_one_unit_gets_a_card_and_its_strongest_places(
     assert len(values) == 4 and values == sorted(values, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", ["neurons", "sae"])
 def test_the_prompt_of_a_unit_is_shown_with_and_without_a_run(
     place: Place, done: Path, capsys: pytest.CaptureFixture[str], units: str
@@ -333,6 +341,7 @@ def test_the_prompt_of_a_unit_is_shown_with_and_without_a_run(
         assert capsys.readouterr().out.partition("=== user ===")[0] == shown.partition("=== user ===")[0]
 
 
+@pytest.mark.slow
 def test_no_key_is_in_any_file(place: Place, tmp_path: Path) -> None:
     from pydantic import SecretStr
 

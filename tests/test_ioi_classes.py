@@ -145,6 +145,7 @@ def test_a_path_that_was_traced_is_not_run_again(made_up: list[tuple[str, tuple[
     assert ("q", ("L5H0",), "END") not in made_up
 
 
+@pytest.mark.slow
 def test_the_demo_model_writes_against_s_and_has_no_mover_by_the_definition() -> None:
     prompts = ioi_set(
         demo(), ioi_prompts(fillers(), IoiSpec(per_group=5, templates=(0, 1, 2, 3))), fillers(), "abc"

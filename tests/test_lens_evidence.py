@@ -292,6 +292,7 @@ def test_prompts_speak_of_readings_only_where_there_are_some() -> None:
     assert "raises_in_the_end" in system and "stands_for" not in system and "model_says" not in system
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1)))
 def test_any_words_stay_data(text: str) -> None:
@@ -357,6 +358,7 @@ def settings_of(model: Path, corpus: Path, vectors: Path, **more: Any) -> RunCon
     return config_for(model, corpus, **{**quick, **more})
 
 
+@pytest.mark.slow
 def test_a_run_reads_its_rows_once_and_tells_the_cost(
     place: tuple[Path, Path, Path], read_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +396,7 @@ def test_a_run_reads_its_rows_once_and_tells_the_cost(
     assert len(kept.lenses) == 5
 
 
+@pytest.mark.slow
 def test_other_lenses_are_another_run_and_the_command_says_what_they_cost(
     place: tuple[Path, Path, Path], read_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -457,6 +460,7 @@ def compared(tmp_path: Path, shift: float, explainer: str = "llm", **other: Any)
     return comparison_markdown(compare_runs(tmp_path / "a", tmp_path / "b"), ("a", "b"))
 
 
+@pytest.mark.slow
 def test_a_pair_of_runs_says_whether_the_readings_helped(tmp_path: Path) -> None:
     better = compared(tmp_path / "1", 0.2)
     assert "Lens readings: logit (b), none (a)" in better and "were better" in better

@@ -97,6 +97,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.text(), JSON, max_size=5),
     st.sampled_from(["", " ", "Here: ", "```json\n", "<think>so {</think>"]),

@@ -174,6 +174,7 @@ def test_a_refusal_makes_all_later_prompts_shorter_and_those_under_way_teach_it_
 # --- everything at once
 
 
+@pytest.mark.slow
 def test_thirty_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     async def main(server: MisbehavingServer) -> list[Answer[tuple[str, int]] | Failure]:
         options = ClientOptions(base_url=server.base_url, timeout=2.5, retry_base=0.005)

@@ -138,6 +138,7 @@ def test_a_page_escapes_tokens(token: str) -> None:
     assert "\u202e" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     path = tmp_path / "lens.html"
@@ -161,6 +162,7 @@ def test_vectors_are_read_as_streams() -> None:
     assert found.top_ids[:, 0].tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logit-lens", "Tamsin Marr sold", "--layers", "0,2", "--format", "csv", "--top", "2"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -90,6 +90,7 @@ def test_values_and_columns_against_the_pattern() -> None:
         assert row.src > 0
 
 
+@pytest.mark.slow
 def test_order_of_documents_does_not_matter() -> None:
     model = tiny_model("gpt2")
     windows = list(text_windows(model, tiny_texts(7, length=80)))
@@ -404,6 +405,7 @@ def _explained(corpus: Any) -> set[str]:
     return {corpus.doc_ids[corpus.doc[number]] for number in corpus.explain().windows}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("AUTOINTERP_SHARED" not in os.environ, reason="AUTOINTERP_SHARED names no folder of models")
 def test_a_real_previous_token_head() -> None:
     shared = Path(os.environ["AUTOINTERP_SHARED"])

@@ -106,6 +106,7 @@ class FourPasses:
         return self.difference(last) - base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(
     ("to", "position"),
@@ -130,6 +131,7 @@ def test_all_senders_equal_the_four_passes(kind: str, to: tuple[str, ...], posit
             assert table.values[number, row] == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_several_senders_together(kind: str) -> None:
     model = deep_model(kind)
@@ -179,6 +181,7 @@ def test_with_no_head_above_the_path_is_the_whole_effect(kind: str) -> None:
     assert path.values == pytest.approx(whole.values, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_freezing_norms_before_mlps_changes_only_their_divisor(kind: str) -> None:
     model = deep_model(kind)
@@ -248,6 +251,7 @@ def test_in_an_attention_only_model_all_paths_and_the_direct_one_are_the_whole()
     assert together == pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["q", "k", "v"])
 def test_the_edge_on_the_stream_is_the_library_s(component: str) -> None:
     from transformer_lens.patching import get_act_patch_direct_path
@@ -284,6 +288,7 @@ def test_the_edge_on_the_stream_is_the_library_s(component: str) -> None:
         assert ours == pytest.approx(float(found[layer, index]) - base, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_batches_and_padding_do_not_matter(kind: str) -> None:
     model = deep_model(kind)

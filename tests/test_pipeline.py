@@ -199,6 +199,7 @@ def test_every_head_is_described_and_a_second_run_makes_no_call(place: Place, tm
         }
 
 
+@pytest.mark.slow
 def test_recorded_and_scripted_runs_need_no_server(place: Place, undisturbed: Path, tmp_path: Path) -> None:
     replay = config_for(place.model, place.corpus, explainer="llm", llm=f"recorded:{undisturbed}")
     result = run_here(replay, place.collected(tmp_path, replay))
@@ -248,6 +249,7 @@ def test_faults_are_survived_and_nothing_answered_is_asked_again(
         assert server.calls == calls
 
 
+@pytest.mark.slow
 def test_failed_heads_are_asked_again_only_when_told(place: Place, tmp_path: Path) -> None:
     config = place.asking(scorers=("predicate",))
     out = place.collected(tmp_path, config)
@@ -278,6 +280,7 @@ def test_failed_heads_are_asked_again_only_when_told(place: Place, tmp_path: Pat
         assert {r.status for r in second.reports} == {"described"}
 
 
+@pytest.mark.slow
 def test_all_failed_stops_with_exit_code_4_and_keeps_what_was_done(tmp_path: Path) -> None:
     model, corpus = save_model(tmp_path / "model", layers=2, heads=6), save_corpus(tmp_path / "corpus.txt")
     out = tmp_path / "runs" / "run"
@@ -324,6 +327,7 @@ def test_a_wrong_key_is_known_before_anything_is_collected(
     assert not (out / "cache").exists()
 
 
+@pytest.mark.slow
 def test_the_key_is_written_nowhere(place: Place, tmp_path: Path) -> None:
     out = place.collected(tmp_path)
 
@@ -358,6 +362,7 @@ def tokens_of(run: Path, purpose: str) -> int:
     return sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in used)
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_run_and_a_larger_one_goes_on(place: Place, undisturbed: Path, tmp_path: Path) -> None:
     config = place.asking()
     out = place.collected(tmp_path)
@@ -381,6 +386,7 @@ def test_a_budget_ends_the_run_and_a_larger_one_goes_on(place: Place, undisturbe
     assert json.loads((out / "run.json").read_text())["lost_in_flight"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_the_budget_stopped_while_pointing_goes_on_there(
     place: Place, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -403,6 +409,7 @@ def test_a_run_that_the_budget_stopped_while_pointing_goes_on_there(
     assert (out / "heads.csv").read_bytes() == (undisturbed / "heads.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_for_anything_gives_an_empty_report(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "run"
     with MisbehavingServer(describing) as server:
@@ -413,6 +420,7 @@ def test_a_budget_too_small_for_anything_gives_an_empty_report(place: Place, tmp
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_sends_nothing_and_needs_no_server(place: Place, tmp_path: Path) -> None:
     out = place.collected(tmp_path)
     result = run_here(place.asking(), out, dry_run=True, price_input=1.0, price_output=2.0)
@@ -429,6 +437,7 @@ def test_a_dry_run_sends_nothing_and_needs_no_server(place: Place, tmp_path: Pat
 # resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
@@ -532,6 +541,7 @@ HOSTILE = (
 )
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_data(place: Place, tmp_path: Path) -> None:
     corpus = save_corpus(tmp_path / "hostile.txt", extra=HOSTILE)
     seen: list[str] = []
@@ -558,6 +568,7 @@ def test_hostile_text_stays_data(place: Place, tmp_path: Path) -> None:
     assert html.count("</script>") == html.count("<script")
 
 
+@pytest.mark.slow
 def test_own_templates_win_and_missing_variables_stop_the_run_first(place: Place, tmp_path: Path) -> None:
     own = tmp_path / "prompts"
     own.mkdir()

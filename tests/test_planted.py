@@ -206,6 +206,7 @@ def test_induction_needs_the_head_before_it(planted: Planted) -> None:
         assert strength() < 0.2
 
 
+@pytest.mark.slow
 def test_predictions_depend_on_the_heads_that_matter_alone(planted: Planted) -> None:
     heads = tuple(head for head, one in planted.each() if one.truth.labels)
     rows = text_rows(planted.ids, planted.lengths, np.arange(len(planted.ids)), "test", planted.model.special_ids)

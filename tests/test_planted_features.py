@@ -146,6 +146,7 @@ def test_the_key_names_the_active_places(world: World) -> None:
     assert checked == 24
 
 
+@pytest.mark.slow
 def test_predictions_depend_on_the_neurons_that_matter_alone(world: World) -> None:
     model, ids = world.model, world.model.to_ids(world.ids[:12])
     rows = torch.from_numpy(world.rows[:12])
@@ -195,6 +196,7 @@ def test_a_model_without_mlps_has_none() -> None:
 # -- the dictionary ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_dictionary_gives_back_the_stream_and_the_neurons(world: World, tmp_path: Path) -> None:
     dictionary = PlantedDictionary(world.planted)
     dictionary.write(tmp_path / "sae")

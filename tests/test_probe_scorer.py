@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tiny_models import tiny_model
 
 from autointerp.predicate import TokenTable
@@ -36,6 +37,7 @@ def test_a_destination_is_labelled_with_its_nearest_predicted_source() -> None:
     assert len(set(found.class_names)) == len(found.class_names)
 
 
+@pytest.mark.slow
 def test_every_claim_gets_a_number_or_a_reason() -> None:
     model = tiny_model("gpt2")
     rows = few_words(rows_of(model, n=40))

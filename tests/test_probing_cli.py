@@ -55,6 +55,7 @@ def words_for(place: dict[str, Path], out: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_trains_saves_and_applies(place: dict[str, Path], tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "run"
     assert main(words_for(place, out, "--head", "0.1", "--split", "template")) == 0
@@ -76,6 +77,7 @@ def test_the_command_trains_saves_and_applies(place: dict[str, Path], tmp_path: 
     assert capsys.readouterr().out.count('"a red cat"') == 3
 
 
+@pytest.mark.slow
 def test_several_heads_are_adjusted_together_and_generators_are_read(
     place: dict[str, Path], tmp_path: Path, capsys: Said
 ) -> None:
@@ -88,6 +90,7 @@ def test_several_heads_are_adjusted_together_and_generators_are_read(
     assert facts["items"][0]["ablate"] == ["L1H0"]
 
 
+@pytest.mark.slow
 def test_items_with_continuations_get_the_causal_check(place: dict[str, Path], tmp_path: Path, capsys: Said) -> None:
     rows = [json.loads(line) for line in place["items"].read_text().splitlines()]
     named = [r | {"correct": f" {r['groups']['lexeme']}", "incorrect": " ball"} for r in rows]

@@ -271,6 +271,7 @@ def test_a_changed_site_is_what_the_rest_of_the_model_sees(kind: Any, layer: int
 # a whole study
 
 
+@pytest.mark.slow
 def test_z_and_result_carry_the_same_and_the_random_projection_explains_a_head_that_only_attends() -> None:
     """With q and k at zero each head averages its values: what it carries, any projection carries."""
     network = random_network("GPT2", len(tiny_tokenizer()))
@@ -300,6 +301,7 @@ def test_z_and_result_carry_the_same_and_the_random_projection_explains_a_head_t
     assert np.sum(z.confusion) == 36
 
 
+@pytest.mark.slow
 def test_a_site_of_a_layer_has_its_controls_too() -> None:
     model = tiny_model()
     probe_set = noun_set(model)
@@ -469,6 +471,7 @@ def test_a_corpus_is_sampled_by_seed_with_its_documents_as_groups() -> None:
 # probes on disk; the command's round trip is in test_probing_cli
 
 
+@pytest.mark.slow
 def test_a_probe_comes_back_as_it_was_and_is_refused_for_another_model(tmp_path: Path) -> None:
     model = replace(tiny_model(), revision="sha256:one")
     probe_set = noun_set(model)

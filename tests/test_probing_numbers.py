@@ -125,6 +125,7 @@ def test_a_planted_direction_is_found_and_only_its_erasure_removes_it() -> None:
     assert float((probe_rows_basis(probe).T @ direction.double()).abs()) > 0.9
 
 
+@pytest.mark.slow
 def test_pure_noise_is_at_chance_and_shuffled_labels_too() -> None:
     n, n_classes, values, covered = 300, 20, [], 0
     for seed in range(6):
@@ -143,6 +144,7 @@ def test_pure_noise_is_at_chance_and_shuffled_labels_too() -> None:
     assert abs(np.mean(shuffled.draws) - 1 / n_classes) < 2.5 * np.sqrt(0.05 * 0.95 / (n * 3))
 
 
+@pytest.mark.slow
 def test_memorised_lexemes_pass_the_template_split_and_fail_the_lexeme_split() -> None:
     n_lexemes, n_templates = 24, 4
     lexeme, template = np.repeat(np.arange(n_lexemes), n_templates), np.tile(np.arange(n_templates), n_lexemes)

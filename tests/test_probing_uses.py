@@ -53,6 +53,7 @@ def causal(site: Site, subspace: Any = "class_means", other: Site | None = None)
     return run_causal(CausalInputs(model, probe_set, task, site, x[site], pair), subspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subspace", ["class_means", "probe_rows"])
 def test_erasing_and_exchanging_what_the_output_is_read_from_changes_it(subspace: str) -> None:
     found = causal(Site("resid_post", 1), subspace)
@@ -128,6 +129,7 @@ def test_a_described_head_gets_a_result_line_with_controls_and_a_warning_where_i
     assert isinstance(few, Score) and few.state == "underpowered"
 
 
+@pytest.mark.slow
 def test_a_direction_planted_in_a_heads_output_is_found_and_noise_is_not() -> None:
     model = tiny_model()
     budget = ProbeBudget(max_items=150, shuffles=1, other_heads=0)

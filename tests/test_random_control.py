@@ -104,6 +104,7 @@ def test_each_head_of_a_layer_meets_its_own_predicate() -> None:
     assert null_of(other).value == pytest.approx(other.chance)
 
 
+@pytest.mark.slow
 def test_the_null_is_the_gain_on_the_twin_over_the_chance_of_the_head() -> None:
     alone = scored(RANDOMLY, None, claim())  # the twin's own numbers, taken as if it were the model
     of = null_of(scored(LEARNED, RANDOMLY, claim()))
@@ -139,6 +140,7 @@ def test_a_claim_on_the_first_token_gets_the_null_too() -> None:
     assert not null_of(scored(RESTING, RESTING, said)).beaten
 
 
+@pytest.mark.slow
 def test_without_a_twin_the_score_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(model: LanguageModel, seed: int) -> LanguageModel:
         raise ModelError("its class wants more than a config.\nSecond line.")
@@ -184,6 +186,7 @@ def test_few_windows_spread_over_documents(control: RandomControl) -> None:
     assert len(set(whole.cluster[few.numbers].tolist())) == 12
 
 
+@pytest.mark.slow
 def test_a_model_that_learned_nothing_is_described_by_no_detector(control: RandomControl) -> None:
     twin = twin_of(control._inputs.model, 4)
     assert isinstance(twin, LanguageModel)
@@ -193,6 +196,7 @@ def test_a_model_that_learned_nothing_is_described_by_no_detector(control: Rando
     assert (found.low, found.high) == clopper_pearson(found.margin_above_0, 8)
 
 
+@pytest.mark.slow
 def test_descriptions_that_hold_are_counted(control: RandomControl, monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin whose heads do look one token back, with the detectors' part played by a fixed sentence."""
     monkeypatch.setattr(module, "describe", lambda evidence: claim(label="previous_token"))
@@ -226,6 +230,7 @@ def test_numbers_are_kept_and_a_missing_twin_is_said(
         assert control.facts(run, tiny_model()) == first
 
 
+@pytest.mark.slow
 def test_every_run_has_it_and_the_pages_say_so(place: tuple[Path, Path], tmp_path: Path) -> None:
     assert run_here(config_for(*place, scorers=("predicate",)), tmp_path / "run").stopped is None
     found = read_json(tmp_path / "run" / "run.json")["random_weights"]

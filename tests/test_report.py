@@ -265,6 +265,7 @@ def test_costs_are_shown_and_a_run_without_an_llm_says_so(run: Path, tmp_path: P
     assert "no LLM was called" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_the_page_in_a_browser(run: Path) -> None:
     page_file = run / "report.html"

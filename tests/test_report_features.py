@@ -300,6 +300,7 @@ def test_a_run_over_heads_and_one_over_units_are_not_compared(tmp_path: Path) ->
         compare_runs(units, other)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_page_of_16384_latents_in_a_browser(tmp_path: Path) -> None:
     folder = write_feature_run(tmp_path, reports())
@@ -354,6 +355,7 @@ def test_a_page_of_16384_latents_in_a_browser(tmp_path: Path) -> None:
         assert page.problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_page_of_140000_latents_starts_in_a_browser(tmp_path: Path) -> None:
     folder = write_feature_run(tmp_path, reports())

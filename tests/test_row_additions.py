@@ -61,6 +61,7 @@ def test_an_addition_equals_a_whole_forward_with_a_hook(kind: str, place: HookPl
     check(tiny_model(kind), place, 1 if place == "resid_pre" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["GPTNeoX", "Gemma2", "Bloom"])
 def test_additions_on_other_architectures(architecture: str) -> None:
     from autointerp.notebook import open_model
@@ -71,6 +72,7 @@ def test_additions_on_other_architectures(architecture: str) -> None:
         check(model, place, 0)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"normalization_type": "LN"}, {"normalization_type": "LN", "gated_mlp": True}, {"attn_only": True}]
 )

@@ -135,6 +135,7 @@ def test_probabilities_are_the_models_own_and_scores_end_with_the_text() -> None
         assert {c.name for c in row.controls} == {*VECTOR_CONTROLS, "text_only"}
 
 
+@pytest.mark.slow
 def test_batches_and_order_change_nothing() -> None:
     model = tiny_model("llama")
     sources = text_sources(model, SourceText(TEXT))
@@ -176,6 +177,7 @@ def test_control_vectors() -> None:
     assert pool.other("none of them", "", torch.Generator().manual_seed(0)) >= 0
 
 
+@pytest.mark.slow
 def test_random_weights_are_seldom_specific() -> None:
     options = replace(QUICK, nulls=24)
     verdicts = []

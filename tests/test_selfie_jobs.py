@@ -113,6 +113,7 @@ def test_another_file_is_left_alone(tmp_path: Path) -> None:
     assert out.read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--prompt", "After {P} comes", "--max-new-tokens", "2", "--nulls", "2", "--placeholders", "2"]
     assert main(["selfie", "Tamsin Marr sold", "--layers", "2", "--at", " Marr", "--format", "json", *short]) == 0
@@ -130,6 +131,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len(out.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

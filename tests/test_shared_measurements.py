@@ -119,6 +119,7 @@ def scored(memo: Memo, *predicates: str) -> dict[Head, HeadScores]:
     return Suite(spec, lambda *_: None).score(outcomes, {})
 
 
+@pytest.mark.slow
 def test_other_descriptions_of_the_same_heads_get_the_same_scores_with_a_memo(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ("distance == 1", "distance == 2"), ("distance == 2", "src.seen_before")
     anew = scored(NoMemo(), *first), scored(NoMemo(), *second)

@@ -54,6 +54,7 @@ def test_means_are_those_of_plain_loops() -> None:
         assert float(table.by_source[4 + head, src]) == pytest.approx(of_source(src), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_its_columns_in_the_tallies_are_those_of_its_masks() -> None:
     model = tiny_model("gpt2")
     rows = rows_of(model)

@@ -289,6 +289,7 @@ def test_a_model_that_reasons_first_gets_more_room_once(text: str) -> None:
     assert found.tools and sum(bool(r.tools) for r in chat.requests) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "tools"), [("good", True), ("", False), ("nothing", False)])
 def test_a_session_finds_tools_and_keeps_what_it_found(tmp_path: Path, mode: str, tools: bool) -> None:
     async def main(url: str) -> Capabilities:
@@ -500,6 +501,7 @@ CHECKS: dict[str, Callable[[Sequence[Experiment]], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", TOOL_MODES)
 def test_what_servers_do_with_tools_is_survived(mode: str) -> None:
     bench = FakeBench(default=OPEN)
@@ -515,6 +517,7 @@ def test_what_servers_do_with_tools_is_survived(mode: str) -> None:
     assert CHECKS.get(mode, bool)(turn.experiments)
 
 
+@pytest.mark.slow
 def test_faults_of_the_transport_are_tried_again_as_for_every_request() -> None:
     faults = ("429", "500", "cut_body", "html", "empty_choices", "error_200", "no_content")
     seen: set[str] = set()

@@ -104,8 +104,8 @@ def readouts(
 def neighbours(
     model: LanguageModel, units: UnitSet, table: UnitTable, features: Sequence[Feature]
 ) -> dict[Feature, tuple[Feature, ...]]:
-    """Of each unit, the living units of its site whose directions (times sign) have the largest cosines with its own,
-    most alike first; only positive cosines count."""
+    """Of each unit, the units of its site, neither dead nor dense, whose directions (times sign) have the largest
+    cosines with its own, most alike first; only positive cosines count."""
     found: dict[Feature, tuple[Feature, ...]] = {}
     for site, some in by_site(units, features).items():
         start = table.row(site.unit(0))
@@ -113,12 +113,12 @@ def neighbours(
         whole = _directions(model, site)
         whole = whole / whole.norm(dim=1, keepdim=True).clamp_min(1e-12)
         sign = torch.from_numpy(table.sign[part].astype(np.float32)).to(whole.device)
-        dead = torch.from_numpy(table.state[part] == "dead").to(whole.device)
+        unlike = torch.from_numpy(table.state[part] != "ok").to(whole.device)
         for first in range(0, len(some), _AT_ONCE):
             chosen = some[first : first + _AT_ONCE]
             index = torch.tensor([feature.index for feature in chosen], device=whole.device)
             cosine = (whole[index] * sign[index, None]) @ whole.T * sign
-            cosine[:, dead] = -1.0
+            cosine[:, unlike] = -1.0
             cosine[torch.arange(len(index), device=whole.device), index] = -1.0
             values, order = cosine.topk(min(N_NEIGHBOURS, site.n_units), dim=1)
             for feature, value, near in zip(chosen, values.tolist(), order.tolist(), strict=True):

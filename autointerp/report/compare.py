@@ -165,7 +165,8 @@ def _different(a: Json, b: Json) -> tuple[tuple[str, str, str], ...]:
 def _settings(run: Json) -> Json:
     config = run.get("config", {})
     found = {name: config.get(name) for name in SETTINGS} | {name: config.get(name) or None for name in UNIT_SETTINGS}
-    sae = (run.get("units") or {}).get("file")  # two autoencoders can have lain at one path
+    units = run.get("units")  # two autoencoders can have lain at one path
+    sae = units.get("file") if isinstance(units, dict) else None
     return found | {"autoencoder": sae} | {name: run.get(name) for name in FACTS}
 
 

@@ -166,6 +166,8 @@ class Steering:
             "strength": chosen, "claimed_tokens": len(claim), "claimed_not_in_vocabulary": claim.missing,
             "claimed_raised": int((claim.signs > 0).sum()), "claimed_lowered": int((claim.signs < 0).sum()),
         }  # fmt: skip
+        if chosen == max(curve):
+            details["strength_note"] = "the highest that was tried: more may do more"
         details |= {f"logit_change_at_{s:g}": float(values[0].mean()) for s, values in sorted(curve.items())}
         return Score(
             scorer=SCORER, metric="logit_change", domain=self._spec.test.domain, value=value, low=low, high=high,
