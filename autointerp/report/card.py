@@ -46,7 +46,7 @@ def line(name: str, text: str) -> str:
     if not flat:
         return ""
     return textwrap.fill(
-        flat, WIDTH, initial_indent=f"{name + ':':<{_INDENT}}", subsequent_indent=" " * _INDENT,
+        flat, WIDTH, initial_indent=f"{name + ':':<{_INDENT - 1}} ", subsequent_indent=" " * _INDENT,
         break_on_hyphens=False,
     )  # fmt: skip
 
