@@ -121,7 +121,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[Plain]] = {
 def test_a_request_of_valid_shape_is_answered_whatever_it_holds(name: str) -> None:
     answered = 0
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(ARGUMENTS[name], st.booleans())
     def check(arguments: Plain, bos: bool) -> None:
         nonlocal answered
