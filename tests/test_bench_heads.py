@@ -51,8 +51,8 @@ from autointerp.pipeline.bench_heads_table import (
 )
 from autointerp.pipeline.bench_planted import answer_key
 from autointerp.pipeline.inputs import Sources
-from autointerp.pipeline.llm_scores import NO_EVIDENCE
 from autointerp.records import LABELS, Control, Description, Head, HeadReport, Reading, Unscored
+from autointerp.scoring.other_descriptions import NO_EVIDENCE
 from autointerp.stats.bootstrap import clopper_pearson
 from tests.report_fixtures import head_report
 from tests.run_helpers import QUICK, save_corpus, save_model

@@ -21,7 +21,6 @@ from autointerp.model.sites import hook_name, run_to
 from autointerp.records import Feature
 
 HookPlace = Literal["mlp_post", "resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out", "z"]
-HOOK_PLACES: tuple[HookPlace, ...] = ("mlp_post", "resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out", "z")
 
 
 def place_hook(place: HookPlace, layer: int) -> str:

@@ -16,9 +16,9 @@ from autointerp.explain.detectors import describe
 from autointerp.pipeline.bench_heads_labels import Detector
 from autointerp.pipeline.bench_heads_scores import counted_labels
 from autointerp.pipeline.bench_heads_table import PublishedRow
-from autointerp.pipeline.llm_scores import NO_EVIDENCE
 from autointerp.records import Description, Head, HeadReport, Reading
 from autointerp.report.folder import open_heads, read_json
+from autointerp.scoring.other_descriptions import NO_EVIDENCE
 
 RUN, DETECTORS = "this run", "detectors alone"
 LONG_ENOUGH = 20  # characters of a role that cannot stand in a prompt by accident

@@ -29,6 +29,7 @@ from autointerp.scoring.effect_sign import claimed_effect, effect_without_llm
 from autointerp.scoring.feature_llm import FEATURE_LLM_SCORERS
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.no_evidence import describe_without_evidence
+from autointerp.scoring.other_descriptions import NO_EVIDENCE, donors_of, nulls, wrong_descriptions
 from autointerp.scoring.pointing import Pointer
 from autointerp.scoring.pointing_items import PointingItem, choose_items
 from autointerp.scoring.predicted import GENERIC
@@ -36,9 +37,8 @@ from autointerp.scoring.suite import HeldOut
 
 LLM_SCORERS = ("pointing", "detection", "effect")
 K = TypeVar("K", Head, Feature, contravariant=True)
-CONTROL_SHARE, MIN_CONTROLS, DONORS, MIN_DONORS = 0.2, 10, 5, 3
+CONTROL_SHARE, MIN_CONTROLS = 0.2, 10
 ORDER_SHARE = 0.1
-NO_EVIDENCE = "no evidence"
 ByScorer = dict[str, Score | Unscored]
 Scored = dict[Head, ByScorer]
 
@@ -248,11 +248,7 @@ def controls_of(
 ) -> dict[str, list[Description]]:
     """The nulls of one head: other descriptions, and the guess without evidence (left out where there was none)."""
     donors = donor_descriptions(head, described, seed, effect=scorer == "effect")
-    if len(donors) >= MIN_DONORS:
-        controls = {f"shuffled explanation ({len(donors)} donors)": donors}
-    else:
-        controls = {f"generic descriptions ({DONORS})": generic_descriptions(head, seed)}
-    return controls | ({NO_EVIDENCE: [guess]} if isinstance(guess, Description) else {})
+    return nulls(donors, generic_descriptions(head, seed), guess)
 
 
 def donor_descriptions(
@@ -268,21 +264,9 @@ def donor_descriptions(
             return bool(other.writes.strip()) and other.writes != own.writes and not same
         return other.label != own.label and other.looks_at != own.looks_at
 
-    others = [h for h, d in described.items() if h != head and differs(d)]
-    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(others))
-    return [described[others[i]] for i in order[:DONORS]]
+    return donors_of(head, described, differs, seed)
 
 
 def generic_descriptions(head: Head, seed: int) -> list[Description]:
     """The product's fixed wrong descriptions, for runs with too few others to shuffle."""
-    names = list(GENERIC)
-    order = np.random.default_rng([seed, head.layer, head.index]).permutation(len(names))
-    return [
-        Description(
-            summary=f"generic: {names[i]}",
-            looks_at=f"Every token attends to {names[i]}.",
-            writes=f"Raises {names[i]} as the next token.",
-            label="other",
-        )
-        for i in order[:DONORS]
-    ]
+    return wrong_descriptions(head, {name: name for name in GENERIC}, "Every token attends to {}.", seed)

@@ -19,13 +19,14 @@ from autointerp.config import RunConfig, Settings
 from autointerp.explain import explain_prompt
 from autointerp.explain.language import SCHEMA
 from autointerp.llm import MAX_PROMPT_TOKENS, Capabilities, ChatRequest, Usage, estimate_prompt, find_prices
-from autointerp.pipeline.llm_scores import DONORS, NO_EVIDENCE, Desk, control_units, head_desks, order_units
+from autointerp.pipeline.llm_scores import Desk, control_units, head_desks, order_units
 from autointerp.pipeline.talking import TalkPlan, judge_prices, language_settings, templates
 from autointerp.records import Description, Domain, Unit
 from autointerp.scoring.asking import Asker, Question
 from autointerp.scoring.judging import REPEATS, repeat_purpose, second_purpose, single_purpose
 from autointerp.scoring.no_evidence import MAX_TOKENS as GUESS_TOKENS
 from autointerp.scoring.no_evidence import SCHEMA as GUESS
+from autointerp.scoring.other_descriptions import DONORS, NO_EVIDENCE
 
 PROBE_CALLS, PROBE_TOKENS = 9, 200
 JUDGE_PROBE = "probe of the judge"

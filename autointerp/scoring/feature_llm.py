@@ -5,7 +5,7 @@ Detection and effect are those of heads with templates of their own; simulation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,13 +20,12 @@ from autointerp.scoring.effect import EffectItems
 from autointerp.scoring.feature_effect import Activations, FeatureEffect
 from autointerp.scoring.feature_items import feature_detection_items
 from autointerp.scoring.held_out import HeldOutRows
+from autointerp.scoring.other_descriptions import donors_of, nulls, wrong_descriptions
 from autointerp.scoring.passages import Passage, choose_passages
 from autointerp.scoring.simulation import Simulator
 
 FEATURE_LLM_SCORERS = ("detection", "simulation", "effect")
 NO_EVIDENCE_TEMPLATE = "no_evidence_feature"
-DONORS, MIN_DONORS = 5, 3
-NO_EVIDENCE = "no evidence"
 # Fixed wrong descriptions, for runs with too few others to shuffle.
 GENERIC: dict[str, str] = {
     "important words": "names and numbers",
@@ -118,24 +117,9 @@ def _controls(
     seed: int,
 ) -> dict[str, list[Description]]:
     differs = _other_effect if scorer == "effect" else _other_activation
-    donors = _donors(feature, described, differs, seed)
-    if len(donors) >= MIN_DONORS:
-        controls = {f"shuffled explanation ({len(donors)} donors)": donors}
-    else:
-        controls = {f"generic descriptions ({DONORS})": generic_feature_descriptions(feature, seed)}
-    return controls | ({NO_EVIDENCE: [guess]} if isinstance(guess, Description) else {})
-
-
-def _donors(
-    feature: Feature,
-    described: Mapping[Feature, Description],
-    differs: Callable[[Description, Description], bool],
-    seed: int,
-) -> list[Description]:
     own = described[feature]
-    others = [f for f, d in described.items() if f != feature and differs(own, d)]
-    order = np.random.default_rng([seed, feature.layer, feature.index]).permutation(len(others))
-    return [described[others[i]] for i in order[:DONORS]]
+    donors = donors_of(feature, described, lambda other: differs(own, other), seed)
+    return nulls(donors, generic_feature_descriptions(feature, seed), guess)
 
 
 def _other_activation(own: Description, other: Description) -> bool:
@@ -151,14 +135,4 @@ def _other_effect(own: Description, other: Description) -> bool:
 
 def generic_feature_descriptions(feature: Feature, seed: int) -> list[Description]:
     """The product's fixed wrong descriptions of a unit."""
-    names = list(GENERIC)
-    order = np.random.default_rng([seed, feature.layer, feature.index]).permutation(len(names))
-    return [
-        Description(
-            summary=f"generic: {names[i]}",
-            looks_at=f"Active at {GENERIC[names[i]]}.",
-            writes=f"Raises {GENERIC[names[i]]} as the next token.",
-            label="other",
-        )
-        for i in order[:DONORS]
-    ]
+    return wrong_descriptions(feature, GENERIC, "Active at {}.", seed)
