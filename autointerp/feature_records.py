@@ -20,6 +20,7 @@ from autointerp.claim_records import (
     Status,
     Unscored,
 )
+from autointerp.loop_records import Transcript
 from autointerp.record_base import Feature, Interval, Real, Record, TokenValue
 
 ACTIVE, RESTING = 0.3, 0.02
@@ -63,7 +64,10 @@ class FeatureStats(Record):
 
 
 class RuleReading(Record):
-    """A simple rule about a position, learned and measured on the explain split: when is the unit active?"""
+    """A simple rule about a position: when is the unit active?
+
+    Learned on half of the explain documents; all numbers are of the other half, those of shuffled activations too.
+    """
 
     name: str  # a label of FEATURE_LABELS
     predicate: str
@@ -98,6 +102,7 @@ class FeatureExample(Record):
     weight: Real  # inverse inclusion probability of random rows, 1 elsewhere
     tokens: tuple[str, ...]  # the whole fed row
     activations: tuple[Real, ...]  # a / reference at each of `tokens`
+    control: tuple[int, ...] = ()  # places in `tokens` of control tokens, which are no rows
     activation: Real  # a at `dst`
     quantile: Real  # of it among random rows, in [0, 1]
     next_token: str | None
@@ -144,3 +149,4 @@ class FeatureReport(Record):
     judgement: Judgement
     ablation_loss: Interval  # nats a token, the unit at its mean everywhere; NaN where it was not measured
     ablation_kl: Interval
+    transcript: Transcript | None = None

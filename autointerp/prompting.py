@@ -24,8 +24,11 @@ SPLIT = "\n=== user ===\n"
 # What each template of the product is given; a user's template can use these and no others.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "agent_experiments": ("evidence", "history", "instruction", "labels", "most", "rounds_left", "tools"),
+    "agent_experiments_feature": ("evidence", "history", "instruction", "labels", "most", "rounds_left", "tools"),
     "agent_hypotheses": ("evidence", "history", "instruction", "labels", "most"),
+    "agent_hypotheses_feature": ("evidence", "history", "instruction", "labels", "most"),
     "agent_revision": ("evidence", "history", "instruction", "labels", "rounds_left"),
+    "agent_revision_feature": ("evidence", "history", "instruction", "labels", "rounds_left"),
     "detection": ("conditions", "items", "looks_at"),
     "detection_feature": ("conditions", "items", "looks_at"),
     "effect": ("candidates", "conditions", "items", "looks_at", "writes"),

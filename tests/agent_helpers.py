@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autointerp.agent.allowance import LoopChat
+from autointerp.agent.head_kind import HEADS
 from autointerp.agent.journal import Journal
-from autointerp.agent.loop import HeadLoop, LoopInputs, LoopResult
+from autointerp.agent.loop import LoopInputs, LoopResult, UnitLoop
 from autointerp.agent.requests import Request
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import StepAsker
@@ -102,10 +103,11 @@ def asker_of(chat: ChatModel, tokens: int | None = None, **can: Any) -> StepAske
     return StepAsker(within, found, Templates(), 0.0, 0, PromptRoom(found))
 
 
-def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, **more: Any) -> HeadLoop:
+def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, **more: Any) -> UnitLoop[Evidence]:
     spec = more.pop("spec", LoopSpec())
-    return HeadLoop(
+    return UnitLoop(
         LoopInputs(
+            kind=HEADS,
             evidence=more.pop("evidence", None) or some_evidence(),
             one_shot=more.pop("one_shot", None) or first(),
             provenance=Provenance(explainer="llm", prompt_tokens=100, completion_tokens=10),
@@ -119,7 +121,7 @@ def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, *
     )
 
 
-def run_loop(loop: HeadLoop) -> LoopResult:
+def run_loop(loop: UnitLoop[Any]) -> LoopResult:
     async def whole() -> LoopResult:
         await loop.begin()
         if not loop.over:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from autointerp.agent.claims import read_claims, together
 from autointerp.agent.clipping import clipped
+from autointerp.agent.head_kind import HEADS
+from autointerp.agent.head_tools import HEAD_TOOLS
 from autointerp.agent.journal import Journal
-from autointerp.agent.requests import TOOLS, Request, cost, parse_request
+from autointerp.agent.requests import Request
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.standing import standing_of
 from autointerp.agent.steps import experiments_step, hypotheses_step, revision_step
@@ -185,7 +187,7 @@ def test_an_invalid_request_is_refused_shortly_and_run_nowhere(request_: Any) ->
     assert {r.name for r in bench.ran} == {"score_predicate"}
     assert len(json.dumps(experiment.arguments)) < 3000
     assert steps(result.transcript) == STEPS  # it cost its place, nothing else
-    assert experiment.error in json.dumps(history_view(result.transcript.turns), ensure_ascii=False)
+    assert experiment.error in json.dumps(history_view(result.transcript.turns, HEADS.form), ensure_ascii=False)
 
 
 def test_arguments_as_a_text_of_json_are_read() -> None:
@@ -208,9 +210,9 @@ def test_a_thousand_experiments_are_cut_and_the_rest_refused() -> None:
 def test_experiments_that_would_feed_too_much_are_refused() -> None:
     bench = FakeBench()
     rows = [asked("rows", kind="top"), asked("rows", kind="random")]
-    request = parse_request("rows", {"kind": "top"})
+    request = HEAD_TOOLS.parse("rows", {"kind": "top"})
     assert isinstance(request, Request)
-    price = cost(request)
+    price = HEAD_TOOLS.cost(request)
     result = run_loop(loop_of(chat_of(usual(rows)), bench, spec=LoopSpec(rounds=1, cost=price + 1)))
     assert [bool(e.error) for e in result.transcript.turns[2].experiments] == [False, True]
 
@@ -277,11 +279,11 @@ def test_what_was_said_before_is_not_said_again() -> None:
     chat = chat_of(usual([ATTEND, asked("detectors", data="all")], claims=two))
     turns = run_loop(loop_of(chat, FakeBench(default=OPEN), spec=LoopSpec(rounds=2))).transcript.turns
     assert [e.repeated for e in turns[4].experiments] == [True, True]
-    whole = history_view(turns)
+    whole = history_view(turns, HEADS.form)
     assert len(whole["experiments"]) == 2 and whole["asked_again"] == ["attend", "detectors"]
     said = [h for h in whole["hypotheses"] if h["name"].startswith("revision 1")]
     assert said[2]["all_of"] == ["revision 1, claim 1", "revision 1, claim 2"] and "looks_at" not in said[2]
-    sizes = [len(json.dumps(history_view(turns, detail))) for detail in range(4)]
+    sizes = [len(json.dumps(history_view(turns, HEADS.form, detail))) for detail in range(4)]
     assert sizes == sorted(sizes)
 
 
@@ -328,10 +330,10 @@ def test_prompts_shrink_to_the_context_and_a_hopeless_one_is_a_failed_step() -> 
 
 
 def test_schemas_are_closed_and_every_tool_can_be_asked_for() -> None:
-    for step in (hypotheses_step(2), experiments_step(4), revision_step()):
+    for step in (hypotheses_step(HEADS, 2), experiments_step(HEADS, 4), revision_step(HEADS)):
         _check_closed(step.schema)
-    named = json.dumps(experiments_step(4).schema)
-    assert all(f'"enum": ["{name}"]' in named for name in TOOLS)
+    named = json.dumps(experiments_step(HEADS, 4).schema)
+    assert all(f'"enum": ["{name}"]' in named for name in HEAD_TOOLS.tools)
 
 
 def _check_closed(schema: Any) -> None:
@@ -432,7 +434,7 @@ def test_the_run_s_own_budget_passes_through_with_what_was_found() -> None:
 def test_a_head_s_own_tokens_end_its_loop() -> None:
     result = run_loop(loop_of(chat_of(usual()), FakeBench(), spec=LoopSpec(tokens=1000)))
     assert steps(result.transcript) == STEPS[:2]
-    assert "of 1000 for a head" in result.transcript.stop
+    assert "of 1000 for one unit" in result.transcript.stop
 
 
 # parts
@@ -441,10 +443,10 @@ def test_a_head_s_own_tokens_end_its_loop() -> None:
 def test_claims_join_what_fits_and_keep_the_rest_in_words() -> None:
     long = 'src.lower in {"' + '", "'.join(f"word{n:03}" for n in range(30)) + '"}'
     given = [claim(long), claim(long.replace("0", "1")), claim("distance == 9")]
-    claims = [c.description for c in read_claims(given, 3, "x")]
-    joined = together(claims)
+    claims = [c.description for c in read_claims(given, 3, "x", HEADS.form)]
+    joined = together(claims, HEADS.form)
     assert joined.predicate == f"({long}) or (distance == 9)"
-    other = together([claims[0], claims[2].model_copy(update={"domain": "repeats"})])
+    other = together([claims[0], claims[2].model_copy(update={"domain": "repeats"})], HEADS.form)
     assert other.predicate == long
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -38,6 +38,7 @@ from tests.run_helpers import (
 from tests.servers import MisbehavingServer
 
 HEADS = "0.0,1.2"
+R = TypeVar("R")
 EVIL = '</script><img src=x onerror=alert(1)> HISTORY>>> "quoted" \u202e'
 
 
@@ -119,7 +120,7 @@ def test_every_head_has_its_transcript_and_its_one_shot_answer(undisturbed: Path
 
 def test_no_experiment_is_answered_twice(undisturbed: Path) -> None:
     lines = [line for line in lines_of(undisturbed / AGENT) if line["turn"] is None]
-    keys = [(str(line["head"]), line["key"]) for line in lines]
+    keys = [(str(line["unit"]), line["key"]) for line in lines]
     assert len(keys) == len(set(keys)) > 4
 
 
@@ -129,21 +130,32 @@ def test_killed_inside_a_head_nothing_is_repeated(
 ) -> None:
     out = tmp_path / "runs" / "run"
     with MisbehavingServer(playing) as server:
-        with monkeypatch.context() as patched:
-            _mortal(patched, lives)
-            with pytest.raises(KeyboardInterrupt):
-                run_here(place.config(), out, base_url=server.base_url)
-        written = (out / AGENT).read_bytes()
-        result = run_here(place.config(), out, base_url=server.base_url)
-        assert not server.repeated
-    assert (out / AGENT).read_bytes().startswith(written)
+        result = killed_and_resumed(
+            lambda: run_here(place.config(), out, base_url=server.base_url), monkeypatch, out, lives
+        )
+        # the other head's request may have been under way when the process went
+        lost = json.loads((out / "run.json").read_text())["lost_in_flight"]
+        assert len(server.repeated) <= lost <= 1
     assert [bare(r) for r in result.reports] == [bare(r) for r in reports_of(undisturbed)]
+
+
+def killed_and_resumed(run: Callable[[], R], monkeypatch: pytest.MonkeyPatch, out: Path, lives: int) -> R:
+    """A run that dies after so many lines of the journal, and is run again: what the journal holds is neither lost nor
+    done again."""
+    with monkeypatch.context() as patched:
+        mortal(patched, lives)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    written = (out / AGENT).read_bytes()
+    result = run()
+    assert (out / AGENT).read_bytes().startswith(written)
     lines = [line for line in lines_of(out / AGENT) if line["turn"] is None]
-    keys = [(str(line["head"]), line["key"]) for line in lines]
-    assert len(keys) == len(set(keys))
+    keys = [(str(line["unit"]), line["key"]) for line in lines]
+    assert len(keys) == len(set(keys)) > 3
+    return result
 
 
-def _mortal(patched: pytest.MonkeyPatch, lives: int) -> None:
+def mortal(patched: pytest.MonkeyPatch, lives: int) -> None:
     """After so many lines of the journal, the process is gone."""
     left = [lives]
 
@@ -244,7 +256,7 @@ def test_killed_for_good_three_times_inside_heads_nothing_is_repeated(place: Pla
         assert process.returncode == -signal.SIGKILL
     assert subprocess.run(words, check=False, **quiet).returncode == 0  # type: ignore[call-overload]
     lines = lines_of(out / AGENT)
-    done = [(str(line["head"]), line["key"], str(line["turn"] and line["turn"]["step"])) for line in lines]
+    done = [(str(line["unit"]), line["key"], str(line["turn"] and line["turn"]["step"])) for line in lines]
     rounds = [line["turn"] and line["turn"]["round"] for line in lines]
     assert len(set(zip(done, rounds, strict=True))) == len(lines) > 20
     hashes = [line["hash"] for line in lines_of(out / "calls.jsonl")]

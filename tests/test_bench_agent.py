@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from autointerp.agent.requests import Request, parse_request
+from autointerp.agent.head_kind import HEADS
+from autointerp.agent.head_tools import HEAD_TOOLS
+from autointerp.agent.requests import Request
 from autointerp.agent.steps import experiments_step, hypotheses_step, revision_step
 from autointerp.chat.rules import RulesChat
 from autointerp.cli.main import main
@@ -21,9 +23,10 @@ from autointerp.pipeline import JobOptions, held_out, job
 from autointerp.pipeline.agents import shuffled
 from autointerp.pipeline.bench_agent import (
     TRAPS,
-    AgentHead,
+    AgentUnit,
     bench_agent_seed,
     difference,
+    heads_ground,
     is_right,
     share,
     trap_of,
@@ -91,15 +94,15 @@ def test_the_first_answer_falls_into_the_traps_and_into_no_other(evidence: Plain
 
 
 def test_its_experiments_are_valid_requests() -> None:
-    schema = experiments_step(4).schema
+    schema = experiments_step(HEADS, 4).schema
     first = {"hypotheses": [{"predicate": "distance == 1", "label": "previous_token"}], "experiments": []}
     again = {**first, "experiments": [{"tool": "rows", "arguments": {}, "answer": {}}]}
     for history in (first, again):
         asked = ask("agent_experiments", schema, EVIDENCE=evidence_of(("fixed_offset", 25.0)), HISTORY=history)
         assert 0 < len(asked["experiments"]) <= 4
         for one in asked["experiments"]:
-            assert isinstance(parse_request(one["tool"], one["arguments"]), Request)
-    others = ask("agent_hypotheses", hypotheses_step(2).schema, EVIDENCE=evidence_of())["hypotheses"]
+            assert isinstance(HEAD_TOOLS.parse(one["tool"], one["arguments"]), Request)
+    others = ask("agent_hypotheses", hypotheses_step(HEADS, 2).schema, EVIDENCE=evidence_of())["hypotheses"]
     assert len(others) == 2
 
 
@@ -122,7 +125,7 @@ def matching(duplicate: int, induction: int) -> Plain:
 
 def revised(best: Plain, *experiments: Plain) -> Plain:
     history = {"hypotheses": [{"looks_at": "x", "writes": "y", **best}], "experiments": list(experiments)}
-    return ask("agent_revision", revision_step().schema, EVIDENCE=evidence_of(), HISTORY=history)
+    return ask("agent_revision", revision_step(HEADS).schema, EVIDENCE=evidence_of(), HISTORY=history)
 
 
 BEFORE = {"predicate": "distance == 1", "label": "previous_token"}
@@ -204,12 +207,12 @@ def test_a_head_is_right_with_all_labels_and_the_right_verdict(head: GradedHead,
     assert is_right(head) is right
 
 
-def compared(n: int, right: tuple[bool, bool, bool], seed: int = 0, trap: str = "") -> list[AgentHead]:
+def compared(n: int, right: tuple[bool, bool, bool], seed: int = 0, trap: str = "") -> list[AgentUnit]:
     named = dict(zip(("loop", "one_shot", "shuffled"), right, strict=True))
     head = graded()
     tokens = {"loop": 30, "one_shot": 33, "shuffled": 31}
     return [
-        AgentHead(seed, Head(layer=0, index=i), "k", trap, True, named, dict.fromkeys(named, head), tokens, "stop")
+        AgentUnit(seed, Head(layer=0, index=i), "k", trap, True, named, dict.fromkeys(named, head), tokens, "stop")
         for i in range(n)
     ]
 
@@ -263,7 +266,7 @@ def test_rounds_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "needs a language model" in capsys.readouterr().err
     config = RunConfig(explainer="llm", llm="rules", agent="off")
     with pytest.raises(BadInput, match="rounds=N"):
-        bench_agent_seed(config, 0, tmp_path, JobOptions(Settings()), lambda *_: None)
+        bench_agent_seed(heads_ground(config, 0), 0, tmp_path, JobOptions(Settings()), lambda *_: None)
 
 
 @pytest.mark.slow

@@ -701,12 +701,12 @@ def test_what_is_asked(run: Path, choice: TableChoice) -> None:
     found = statements(rows, ("general",), lambda r: confirmation(r, view.readings))
     subject = Subject(view, "secret/model-9", known_heads(found), found)
     identity = identity_questions(subject)
-    assert [str(q.head) for q in identity] == ["L0H0", "L0H1", "L0H2", "L1H0"]
+    assert [str(q.unit) for q in identity] == ["L0H0", "L0H1", "L0H2", "L1H0"]
     assert identity[0].values == {"labels": LABELS, "head": {"model": "secret/model-9", "layer": 0, "head": 0}}
-    own = {str(q.head): q.values["reference"] for q in role_questions(subject, 0, own=True)}
+    own = {str(q.unit): q.values["reference"] for q in role_questions(subject, 0, own=True)}
     assert own["L0H1"] == ["finds what followed the earlier copy of it"]  # of another text: left out
     for question in role_questions(subject, 0, own=False):
-        assert question.values["reference"] != own[str(question.head)]
+        assert question.values["reference"] != own[str(question.unit)]
     with pytest.raises(ValueError, match="labels must be"):
         identity[0].parse({"labels": ["mover"]})
     with pytest.raises(ValueError, match="verdict must be"):

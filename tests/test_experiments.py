@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model
 
 from autointerp.agent import reading
+from autointerp.agent.head_tools import HEAD_TOOLS
 from autointerp.agent.laboratory import LabData, Laboratory
 from autointerp.agent.plain import ANSWER_CHARACTERS, bounded
-from autointerp.agent.requests import TOOLS, Request, RequestError, cost, parse_request
+from autointerp.agent.requests import Request, RequestError
 from autointerp.agent.subject import Subject
 from autointerp.agent.trials import Trial
 from autointerp.errors import BadInput
@@ -72,7 +73,7 @@ def lab(head: Head = COPIES, data: LabData | None = None, *readings: Reading) ->
 
 
 def asked(name: str, **arguments: Any) -> Request:
-    found = parse_request(name, arguments)
+    found = HEAD_TOOLS.parse(name, arguments)
     assert isinstance(found, Request), found
     return found
 
@@ -350,15 +351,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-NAMES_OF_TOOLS = st.sampled_from(sorted(TOOLS))
+NAMES_OF_TOOLS = st.sampled_from(sorted(HEAD_TOOLS.tools))
 
 
 @settings(deadline=None, max_examples=150)
 @given(NAMES_OF_TOOLS | st.text(max_size=60), JSON)
 def test_any_request_is_one_or_gets_a_short_reason(name: str, arguments: object) -> None:
-    found = parse_request(name, arguments)
+    found = HEAD_TOOLS.parse(name, arguments)
     reason = found.reason if isinstance(found, RequestError) else "cost"
-    assert 0 < len(reason) <= 200 and (isinstance(found, RequestError) or cost(found) >= 0)
+    assert 0 < len(reason) <= 200 and (isinstance(found, RequestError) or HEAD_TOOLS.cost(found) >= 0)
 
 
 def fields_of(schema: Plain) -> st.SearchStrategy[Any]:
@@ -382,14 +383,14 @@ def fields_of(schema: Plain) -> st.SearchStrategy[Any]:
     return some | st.text(max_size=20)
 
 
-@pytest.mark.parametrize("name", sorted(TOOLS))
+@pytest.mark.parametrize("name", sorted(HEAD_TOOLS.tools))
 def test_whatever_is_asked_is_answered_in_bounds(name: str) -> None:
     laboratory = lab(SPREAD)
 
     @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
-    @given(fields_of(TOOLS[name].schema))
+    @given(fields_of(HEAD_TOOLS.tools[name].schema))
     def check(arguments: Plain) -> None:
-        found = parse_request(name, arguments)
+        found = HEAD_TOOLS.parse(name, arguments)
         if isinstance(found, Request):
             text = json.dumps(laboratory.run(found), allow_nan=False)
             assert len(text) <= ANSWER_CHARACTERS
@@ -421,7 +422,7 @@ def test_whatever_is_asked_is_answered_in_bounds(name: str) -> None:
     ],
 )
 def test_reasons_name_the_fault(name: Any, arguments: object, said: str) -> None:
-    found = parse_request(name, arguments)
+    found = HEAD_TOOLS.parse(name, arguments)
     assert isinstance(found, RequestError) and said in found.reason
     assert len(found.reason) <= 200
 
@@ -444,7 +445,7 @@ def test_schemas_are_closed_and_bounded() -> None:
         elif schema.get("type") == "string" and "enum" not in schema:
             assert schema["maxLength"] <= 400
 
-    for name, tool in TOOLS.items():
+    for name, tool in HEAD_TOOLS.tools.items():
         assert tool.name == name and tool.description
         check(tool.schema)
         json.dumps(tool.schema)
@@ -547,7 +548,7 @@ def fed() -> Iterator[list[int]]:
 def test_the_cost_is_a_bound(request_: Request, fed: list[int]) -> None:
     laboratory = lab(data=dataclasses.replace(causal_data()))  # nothing is kept from another laboratory
     laboratory.run(request_)
-    assert 0 < fed[0] <= laboratory.cost(request_) <= cost(request_)
+    assert 0 < fed[0] <= laboratory.cost(request_) <= HEAD_TOOLS.cost(request_)
 
 
 def test_a_head_alone_is_tallied_as_among_all() -> None:

@@ -14,9 +14,10 @@ from tiny_models import tiny_model
 
 from autointerp.agent import arguments as a
 from autointerp.agent import texts
+from autointerp.agent.head_tools import HEAD_TOOLS
 from autointerp.agent.laboratory import Laboratory
 from autointerp.agent.plain import ANSWER_CHARACTERS
-from autointerp.agent.requests import Request, parse_request
+from autointerp.agent.requests import Request
 from autointerp.agent.subject import Subject
 from autointerp.records import Head
 from tests.test_experiments import data_of, evidence, select_of
@@ -125,7 +126,7 @@ def test_a_request_of_valid_shape_is_answered_whatever_it_holds(name: str) -> No
     @given(ARGUMENTS[name], st.booleans())
     def check(arguments: Plain, bos: bool) -> None:
         nonlocal answered
-        found = parse_request(name, arguments)
+        found = HEAD_TOOLS.parse(name, arguments)
         assert isinstance(found, Request)
         answer = laboratory(bos=bos).run(found)
         assert len(json.dumps(answer, allow_nan=False)) <= ANSWER_CHARACTERS
@@ -149,6 +150,6 @@ def test_arguments_that_fail_a_second_check_are_an_answer(monkeypatch: pytest.Mo
         return {"text": a.Place(text="").text}
 
     monkeypatch.setattr(texts, "edit", checked_again)
-    request = parse_request("edit", {"text": "the cat", "replace": "cat", "by": "dog"})
+    request = HEAD_TOOLS.parse("edit", {"text": "the cat", "replace": "cat", "by": "dog"})
     assert isinstance(request, Request)
     assert "text is empty" in str(laboratory(bos=True).run(request)["error"])

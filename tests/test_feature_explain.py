@@ -21,7 +21,8 @@ from autointerp.explain.feature_view import feature_view
 from autointerp.explain.predicate_words import in_words
 from autointerp.feature_records import FEATURE_LABELS, FeatureEvidence, FeatureExample, LensWords
 from autointerp.llm import Capabilities, ChatModel, Room
-from autointerp.predicate import alternatives, parse_positional
+from autointerp.predicate import parse_positional
+from autointerp.predicate.tree import Or
 from autointerp.prompting import Templates
 from autointerp.records import Description, Failure, TokenValue
 from tests.unit_evidence import READOUT, STATS, UNIT, example, rule, unit_evidence
@@ -58,8 +59,8 @@ def test_a_simpler_rule_wins_unless_the_richer_one_is_clearly_better() -> None:
 def test_two_things_that_activate_a_unit_are_alternatives_of_one_predicate() -> None:
     said = describe_feature(unit_evidence(HALF, PAIR, examples=BOTH))
     assert said.predicate is not None
-    parts = alternatives(parse_positional(said.predicate))
-    assert [str(p) for p in parts] == [HALF.predicate, PAIR.predicate]
+    joined = parse_positional(said.predicate).tree
+    assert isinstance(joined, Or) and [str(part) for part in joined.operands] == [HALF.predicate, PAIR.predicate]
     assert said.labels == ("token", "token_pair")
     assert said.looks_at == 'Active where the token is " dog" or (the token is " york" and the token before is " new").'
     loose = PAIR.model_copy(update={"precision": 0.5})  # many false alarms: no alternative
@@ -82,6 +83,15 @@ def test_f1_on_the_rows_of_examples_by_hand() -> None:
     between = ExampleRows(unit_evidence(examples=[example("x a b", [0.9, 0.1, 0.5], 2)]))
     assert between.f1(parse_positional("dst.position == 2")) == 1  # position 0 and the dead zone do not count
     assert np.isnan(ExampleRows(unit_evidence()).f1(parse_positional("True")))
+
+
+def test_control_tokens_in_examples_are_no_rows_and_have_no_text() -> None:
+    one = example("x <end> dog <end>", [0, 0.9, 0.9, 0.9], 2, control=(1,))  # the second is text that looks like one
+    rows = ExampleRows(unit_evidence(examples=[one]))
+    assert rows.f1(parse_positional('dst.text == " dog"')) == pytest.approx(2 / 3)
+    assert rows.f1(parse_positional('dst.text == " <end>"')) == pytest.approx(2 / 3)  # the text, not the control token
+    assert rows.holds(parse_positional("dst.position >= 1")).tolist() == [[False, False, True, True]]
+    assert rows.f1(parse_positional("dst.position >= 2")) == 1
 
 
 @pytest.mark.parametrize("state", ["dead", "dense"])

@@ -169,6 +169,22 @@ def test_reports_without_the_facts_of_their_run_are_made_again(place: Place, don
     assert (out / "features.csv").read_bytes() == (done / "features.csv").read_bytes()
 
 
+def test_results_of_another_version_are_one_error_everywhere(
+    place: Place, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    lines = (out / "features.jsonl").read_text().splitlines()
+    lines[2] = lines[2].replace('"status"', '"condition"')
+    (out / "features.jsonl").write_text("\n".join(lines) + "\n")
+    again = place.words(out, "describe-all-features", "--units", UNITS, "--scorers", ",".join(QUICK), "--seed", "3")
+    for words in (again, ["report", str(out)], ["compare", str(out), str(done)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert str(out / "features.jsonl") in error and "status" in error and "pydantic" not in error
+        assert ("line 3" in error and "Remove the file" in error) or NAMES[2] in error
+
+
 def test_another_config_is_refused_in_a_run_that_is_there(place: Place, done: Path) -> None:
     before = (done / "features.csv").read_bytes()
     assert main(place.words(done, "describe-all-features", "--units", "neurons:L1")) == 2
@@ -280,12 +296,16 @@ def test_no_more_is_asked_than_the_estimate_says_where_most_units_are_dead(place
     ("words", "said"),
     [
         (("describe-all-features", "--units", "heads"), "--units"),
+        (("activations", "L0F3", "--units", "neurons:L0"), "L0F3 is a latent"),
         (("describe-all-features", "--units", "neurons:L9"), "L9"),
         (("describe-all-features", "--units", "neurons:L0N4096"), "4096"),
         (("describe-all-features", "--units", "sae:/nowhere"), "/nowhere"),
         (("describe-all-features", "--scorers", "pointing"), "pointing"),
         (("describe-feature", "L0F3"), "sae"),
-        (("describe-feature", "L0H3"), "L0H3"),
+        (("describe-feature", "L0H3"), "`autointerp describe-head` takes L5H1"),
+        (("activations", "L0H3"), "`autointerp multiples` takes L5H1"),
+        (("describe-head", "L1N1"), "`autointerp describe-feature` takes L3N17"),
+        (("render", "L1X1"), "`autointerp render` takes L3N17, a neuron, or L3F17"),
         (("activations", "L0N99999"), "99999"),
     ],
 )
@@ -293,12 +313,36 @@ def test_bad_input_is_one_clear_error(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
 ) -> None:
     more = place.words(tmp_path / "run", *words)
-    if words[0] == "activations":
+    if words[0] in ("activations", "render"):
         more = [w for w in more if w not in ("--out", str(tmp_path / "run"), "--explainer", "detectors")]
     assert main(more) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
     assert len(error.strip().splitlines()[-1]) < 700
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("describe-all-features", "--units", "neurons:L0X1"), "'L0X1' names no neuron"),
+        (("describe-all-features", "--units", "neurons:L1-L0"), "higher to a lower"),
+        (("describe-all-features", "--units", "neurons:L0N1-L0N2-L0N3"), "is no range"),
+        (("describe-all-features", "--units", "sae:"), "is unknown"),
+        (("describe-all-features", "--units", "sae:there", "--select", "L1N2"), "'L1N2' names no latent"),
+        (("describe-all-features", "--select", "L1F2"), "'L1F2' names no neuron"),
+        (("describe-feature", "L0N1", "--units", "neurons:"), "names no neuron"),
+        (("activations", "L0N1", "--units", "sae:there"), "L0N1 is a neuron"),
+        (("render", "L0F1", "--units", "latents:L0"), "is unknown"),
+    ],
+)
+def test_names_that_fit_no_model_are_refused_before_one_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    job = () if words[0] in ("activations", "render") else ("--out", str(tmp_path / "run"), "--explainer", "detectors")
+    assert main([*words, *job, "--model", str(tmp_path / "no-such-model")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "no-such-model" not in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_autoencoder_of_something_else_is_refused_before_anything_is_described(

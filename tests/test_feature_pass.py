@@ -21,15 +21,18 @@ from autointerp.evidence.collect import ExplainWindows
 from autointerp.evidence.hashing import document_keys, row_hashes
 from autointerp.features import first_pass
 from autointerp.features.activations import read_activations
+from autointerp.features.active_share import ShareCounter
 from autointerp.features.best_of_documents import BestEntries, Entries, value_keys
 from autointerp.features.first_pass import PassPlan, UnitPass, run_unit_pass
 from autointerp.features.learning_rows import LearningRows
 from autointerp.features.sample import Sample, sample_units
+from autointerp.features.settle import open_units
 from autointerp.features.text_rows import is_row, shared_rows
 from autointerp.features.unit_stats import StatsReader
 from autointerp.features.unit_table import UnitTable, unit_table
 from autointerp.features.units import UnitSet, load_units
 from autointerp.records import Feature
+from autointerp.stats.bootstrap import Resamples
 
 SEED = 3
 
@@ -236,13 +239,43 @@ def test_a_unit_active_on_most_rows_is_dense() -> None:
     state.shared[:40, 3] = 6
     assert table_of(state).state.tolist()[3] == "dense"
     assert table_of(state).active_share[3] == pytest.approx(40 / 64)
-    state.places = np.zeros((64, 2), np.int64)
-    no_rows = np.zeros(0, np.int64)
-    learning = SimpleNamespace(n_documents=1, documents=no_rows, window=no_rows)
-    stats = StatsReader.of(state, table_of(state), cast(LearningRows, learning), 0)
+    state.places, state.documents = np.zeros((64, 2), np.int64), np.arange(64) // 2
+    stats = stats_of(state)
     dense, dead = stats.read(3, None), stats.read(2, None)
     assert (dense.state, dense.active_share.value, dense.active_share.n) == ("dense", 40 / 64, 64)
     assert (dead.state, dead.active_share.value, dead.active_share.n) == ("dead", 0, 100)
+    assert (dead.active_share.low, dead.active_share.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100), rel=1e-4))
+
+
+def stats_of(state: UnitPass) -> StatsReader:
+    counter = ShareCounter(0, np.zeros(0, np.int64), np.zeros(1), Resamples.of(1, 0, 1))
+    return StatsReader(state, table_of(state), cast(LearningRows, SimpleNamespace()), counter)
+
+
+def shared_states(active: Sequence[int], rows_a_document: int) -> UnitPass:
+    """Five units that are active on the first so many of 64 shared rows."""
+    state = hand_made()
+    state.shared = (np.arange(64)[:, None] < np.array(active)).astype(np.float16) * np.float16(7) * table_of(state).sign
+    state.places, state.documents = np.zeros((64, 2), np.int64), np.arange(64) // rows_a_document
+    return state
+
+
+def test_the_estimate_of_a_dense_unit_has_an_interval_over_documents() -> None:
+    widths = []
+    for rows_a_document in (1, 8):
+        share = stats_of(shared_states([0, 0, 0, 48, 0], rows_a_document)).read(3, None).active_share
+        assert share.low < share.value == 48 / 64 < share.high
+        widths.append(share.high - share.low)
+    assert widths[1] > 1.5 * widths[0]  # rows of one document do as the others do
+    always = stats_of(shared_states([0, 0, 0, 64, 0], 1)).read(3, None).active_share
+    assert (always.value, always.high) == (1, 1) and always.low == pytest.approx(0.025 ** (1 / 64), rel=1e-4)
+
+
+def test_what_the_shared_rows_leave_open_is_no_more_than_what_their_interval_says() -> None:
+    state = shared_states([33, 36, 0, 60, 44], 1)
+    assert open_units(state, table_of(state)).tolist() == [0, 1]
+    wide = shared_states([33, 36, 0, 60, 44], 8)  # eight documents in all: 44 rows are five and a half of them
+    assert open_units(wide, table_of(wide)).tolist() == [0, 1, 4]
 
 
 def test_a_rare_unit_is_judged_by_its_own_reservoir() -> None:

@@ -102,15 +102,16 @@ def test_what_is_planted_is_found(name: str, truth: str) -> None:
 
 
 @pytest.mark.parametrize("truth", ['dst.text in {" cat", "."}', 'dst.prev.text == " the"', "dst.position <= 3"])
-def test_the_numbers_of_every_rule_are_those_of_its_predicate(truth: str) -> None:
-    rng = np.random.default_rng(1)
+def test_the_numbers_of_every_rule_are_those_of_its_predicate_on_the_other_half(truth: str) -> None:
+    rng, unseen = np.random.default_rng(1), learning().measuring
     active = where(truth) & (rng.random(len(learning())) < 0.8) | (rng.random(len(learning())) < 0.01)
     between = rng.random(len(learning())) < 0.1
     unit = planted(active, between)
     found = RuleLearner(learning(), 0).learn(unit)
     assert {"token", "token_class", "position", "repetition", "token_pair"} <= {rule.name for rule in found}
+    active, between = active & unseen, between & unseen
     for rule in found:
-        holds, rest = where(rule.predicate), ~(between & ~active)
+        holds, rest = where(rule.predicate) & unseen, ~(between & ~active)
         tp, named = (holds & active).sum(), (holds & rest).sum()
         assert (rule.n_active, rule.n_predicted) == (active.sum(), named), rule
         assert rule.f1 == pytest.approx(2 * tp / (named + active.sum()), abs=1e-6), rule
@@ -132,11 +133,44 @@ def test_a_unit_that_is_never_active_has_no_rules() -> None:
     assert RuleLearner(learning(), 0).learn(planted(np.zeros(len(learning()), bool))) == ()
 
 
+def test_halves_are_of_about_one_size_and_share_no_document_or_near_duplicate() -> None:
+    rows = learning()
+    sides = {(int(d), bool(m)) for d, m in zip(rows.documents[rows.window], rows.measuring, strict=True)}
+    assert len(sides) == rows.n_documents and abs(rows.measuring.mean() - 0.5) < 0.03
+    alike = np.arange(N_WINDOWS) // 10  # five documents a cluster
+    windows = Windows(rows.ids.astype(np.int32), rows.lengths, np.arange(N_WINDOWS) // 2, np.arange(N_WINDOWS) % 2,
+                      [f"{i * 977:016x}{0:048x}" for i in range(N_WINDOWS // 2)])  # fmt: skip
+    explain = ExplainWindows(windows, np.arange(N_WINDOWS), alike, CONTEXT)
+    found = [learning_rows(explain, table(), WORDS, (0,), seed) for seed in (0, 0, 1)]
+    for one in found:
+        assert len({(int(c), bool(m)) for c, m in zip(alike[one.window], one.measuring, strict=True)}) == N_WINDOWS / 10
+    assert (found[0].measuring == found[1].measuring).all() and (found[0].measuring != found[2].measuring).any()
+
+
+def test_what_holds_only_where_it_was_learned_does_not_fire() -> None:
+    only = planted(where('dst.text in {" cat", " sat"}') & ~learning().measuring)
+    found = learned(only)
+    assert found["token_set"].predicate == 'dst.text in {" cat", " sat"}' and not found["token_set"].fires
+    assert (found["token_set"].n_active, found["token_set"].f1, found["token_set"].precision) == (0, 0, 0)
+    assert np.isnan(found["token_set"].recall) and not any(rule.fires for rule in found.values())
+    never = planted(where('dst.text in {" cat", " sat"}') & learning().measuring)
+    assert RuleLearner(learning(), 0).learn(never) == ()
+
+
+def test_the_null_is_measured_on_the_other_half_too() -> None:
+    few = np.zeros(len(learning()), bool)
+    few[np.random.default_rng(0).choice(len(few), 40, replace=False)] = True
+    found = learned(planted(few))
+    seen = Problem(learning(), np.flatnonzero(few), np.zeros(0, np.int64))
+    best = token_class(seen, learning().here)
+    assert best is not None and found["token_class"].null_max < best.f1  # the best of many on rows that chose it
+
+
 def test_a_token_seen_active_twice_enters_no_set() -> None:
     rows = learning()
     often = where('dst.text in {" cat", " dog"}')
     twice = np.zeros(len(rows), bool)
-    twice[np.flatnonzero(where('dst.text == " sat"'))[:2]] = True
+    twice[np.flatnonzero(where('dst.text == " sat"') & ~rows.measuring)[:2]] = True
     rule = learned(planted(often | twice))["token_set"]
     assert rule.predicate == 'dst.text in {" cat", " dog"}'
 
@@ -144,7 +178,7 @@ def test_a_token_seen_active_twice_enters_no_set() -> None:
 def test_rows_between_rest_and_activity_cost_nothing() -> None:
     dog = where('dst.text == " dog"')
     some = np.zeros(len(dog), bool)
-    some[np.flatnonzero(dog)[:4]] = True
+    some[np.flatnonzero(dog & ~learning().measuring)[:4]] = True
     unit = planted(where('dst.text == " sat"') | some, dog)
     assert learned(unit)["token_set"].predicate == 'dst.text in {" dog", " sat"}'
 

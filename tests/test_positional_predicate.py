@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autointerp.errors import BadInput, PredicateError
-from autointerp.predicate import Predicate, evaluate, evaluate_positions, is_positional, parse, parse_positional
+from autointerp.predicate import Predicate, evaluate, evaluate_positions, parse, parse_positional
 from autointerp.predicate import tree as t
 from tests.test_predicate import ROW, STRINGS, TABLE, TREES, Reference, ids_of
 
@@ -78,7 +78,7 @@ def test_a_pair_predicate_is_refused_by_the_evaluator() -> None:
 @given(TREES)
 def test_positional_reading_accepts_exactly_the_positional_trees(tree: Any) -> None:
     text = str(tree)
-    if len(text) > 400 or t.count_nodes(tree) > 64 or not is_positional(tree):
+    if len(text) > 400 or t.count_nodes(tree) > 64 or t.names_source(tree):
         with pytest.raises(PredicateError):
             parse_positional(text)
         return
@@ -89,7 +89,7 @@ def test_positional_reading_accepts_exactly_the_positional_trees(tree: Any) -> N
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TREES, st.lists(st.lists(st.integers(0, len(STRINGS) - 1), max_size=7), min_size=1, max_size=3))
 def test_positions_equal_the_reference_and_the_pairs(tree: Any, rows: list[list[int]]) -> None:
-    positional = tree if is_positional(tree) else t.AnyBefore(tree)
+    positional = t.AnyBefore(tree) if t.names_source(tree) else tree
     predicate = Predicate(positional, str(positional))
     width = max(map(len, rows))
     ids = np.array([row + [-5] * (width - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), width)

@@ -53,7 +53,8 @@ def index_of(folder: Path) -> dict[str, Any]:
 
 
 def test_csv_has_the_columns_of_heads_where_they_apply_and_reads_back(run: Path) -> None:
-    assert COLUMNS[0] == "unit" and COLUMNS[-5:] == ("density", "ablation_loss", "active_share", "maximum", "state")
+    assert COLUMNS[0] == "unit"
+    assert COLUMNS[-7:] == ("density", "ablation_loss", "active_share", "maximum", "state", "k", "rounds")
     shared = [name for name in HEAD_COLUMNS if name in COLUMNS]
     assert [name for name in COLUMNS if name in shared] == shared
     left_out = {"head", "sink_mass", "entropy", "mean_distance", "previous_token", "induction"}

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autointerp.agent.allowance import LoopChat
+from autointerp.agent.head_kind import HEADS
+from autointerp.agent.head_tools import HEAD_TOOLS
 from autointerp.agent.journal import Journal
-from autointerp.agent.requests import TOOLS
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import StepAsker, experiments_step
 from autointerp.agent.telling import told_turn
@@ -352,9 +353,9 @@ def test_both_transports_run_the_same_experiments() -> None:
 def test_the_tools_are_those_of_the_protocol_and_nothing_else_is_asked_of_the_form() -> None:
     _, chat, _ = loop_by(by_calls(TRIED))
     (sent,) = [r for r in chat.requests if r.tools]
-    choices = experiments_step(4).schema["properties"]["experiments"]["items"]["anyOf"]
+    choices = experiments_step(HEADS, 4).schema["properties"]["experiments"]["items"]["anyOf"]
     protocol = {c["properties"]["tool"]["enum"][0]: c["properties"]["arguments"] for c in choices}
-    assert {t.name: t.parameters for t in sent.tools} == protocol and list(protocol) == list(TOOLS)
+    assert {t.name: t.parameters for t in sent.tools} == protocol and list(protocol) == list(HEAD_TOOLS.tools)
     assert sent.json_schema is None and sent.tool_choice == "required"
     assert sent.messages[-1]["content"].endswith("beside the calls.") and "at most 4" in sent.messages[-1]["content"]
 
@@ -470,7 +471,7 @@ def test_what_calls_say_stays_data() -> None:
 
 
 def test_the_size_of_a_prompt_counts_the_tools() -> None:
-    step = experiments_step(4, by_tools=True)
+    step = experiments_step(HEADS, 4, by_tools=True)
     assert step.calls is not None
     bare = request(json_schema=None)
     assert estimate_prompt(with_tools(bare, step.calls)) > estimate_prompt(bare) + 500
@@ -509,7 +510,7 @@ def test_what_servers_do_with_tools_is_survived(mode: str) -> None:
         turns = asyncio.run(looped(server, bench))
         bodies = [body for body in server.bodies.values() if body.get("tools")]
         assert not server.repeated
-    assert [len(body["tools"]) for body in bodies] == [1, len(TOOLS)][: 1 + (mode != "nothing")]
+    assert [len(body["tools"]) for body in bodies] == [1, len(HEAD_TOOLS.tools)][: 1 + (mode != "nothing")]
     turn = turns[2]
     assert bool(turn.note) == (mode in ("prose", "refused"))
     assert not turn.failure and 0 < len(turn.experiments) <= 12 and turns[3].step == "revision"

@@ -7,7 +7,7 @@ out) and which of its occurrences is meant.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -128,20 +128,28 @@ class Detectors(Arguments):
     data: Literal["all", "repeats", "text", "parameters"] = "all"
 
 
-class ProbeItem(Arguments):
+class LabelledItem(Arguments):
     """A short text with a marked position and its label."""
 
     text: Annotated[str, Field(min_length=1, max_length=ITEM_CHARACTERS)]
     label: Annotated[str, Field(min_length=1, max_length=20)]
     mark: Mark = LAST
     occurrence: Occurrence = 1
+
+
+class ProbeItem(LabelledItem):
+    """The same, in a group where that matters."""
+
     group: Annotated[str, Field(max_length=20, description="items of one group are held out together")] = ""
 
 
-class Probe(Arguments):
+Item = TypeVar("Item", bound=LabelledItem)
+
+
+class LabelledItems(Arguments, Generic[Item]):
     """Labelled items, two labels, at least four of each."""
 
-    items: Annotated[list[ProbeItem], Field(min_length=MIN_ITEMS, max_length=MAX_ITEMS)]
+    items: Annotated[list[Item], Field(min_length=MIN_ITEMS, max_length=MAX_ITEMS)]
 
     @model_validator(mode="after")
     def _balanced(self) -> Self:
@@ -153,3 +161,7 @@ class Probe(Arguments):
         if min(counts.values()) < MIN_ITEMS // N_LABELS:
             raise ValueError(f"a label has {min(counts.values())} items; give at least {MIN_ITEMS // N_LABELS} of each")
         return self
+
+
+class Probe(LabelledItems[ProbeItem]):
+    """Items for a linear probe."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autointerp.agent.claims import Claim
-from autointerp.agent.loop import HeadLoop, LoopInputs
-from autointerp.explain import Explainer
+from autointerp.agent.kind import E
+from autointerp.agent.loop import LoopInputs, UnitLoop
+from autointerp.explain.outcome import Explains
 from autointerp.records import Failure, Hypothesis, Turn
 
 
-class BestOf(HeadLoop):
+class BestOf(UnitLoop[E]):
     """A loop without experiments: further answers to the explain prompt, each by an explainer of its own draw."""
 
-    def __init__(self, inputs: LoopInputs, explainers: Sequence[Explainer]) -> None:
+    def __init__(self, inputs: LoopInputs[E], explainers: Sequence[Explains[E]]) -> None:
         super().__init__(inputs)
-        self._explainers = explainers
+        self._explainers: Sequence[Explains[E]] = explainers
 
     async def _work(self) -> str:
         await self._turn(self._samples)

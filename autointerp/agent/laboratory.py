@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from autointerp.agent import arguments as a
 from autointerp.agent import measured, predicates, real_rows, texts
-from autointerp.agent.plain import ERROR_CHARACTERS, bounded
+from autointerp.agent.answering import answered
+from autointerp.agent.head_tools import HEAD_TOOLS
 from autointerp.agent.probe import probe
-from autointerp.agent.requests import Request, RequestError, cost, said, typed
+from autointerp.agent.requests import Request
 from autointerp.agent.subject import LabData as LabData
 from autointerp.agent.subject import Subject
 from autointerp.agent.trials import MOST_EFFECTS, Trial
-from autointerp.errors import BadInput, ModelError, PredicateError
+from autointerp.errors import BadInput
 from autointerp.records import Domain, Evidence, Head
 
 if TYPE_CHECKING:
@@ -39,23 +38,11 @@ class Laboratory:
     def run(self, request: Request) -> dict[str, object]:
         """The answer, or `{"error": ...}` for what is no request or cannot be done; no request makes it raise. At most
         some 1500 characters."""
-        found = typed(request)
-        if isinstance(found, RequestError):
-            return {"error": found.reason}
-        try:
-            return bounded(self._answer(request.name, found))
-        except PredicateError as error:
-            return _error(f"the predicate does not parse: {error}")
-        except ValidationError as error:  # of what an experiment composes from its arguments
-            return _error(said(error, request.name))
-        except BadInput as error:
-            return _error(str(error).replace(self._subject.model.name, "the model"))
-        except ModelError:
-            return _error("this model does not allow this experiment; choose another")
+        return answered(HEAD_TOOLS, request, self._answer, self._subject.model.name)
 
     def cost(self, request: Request) -> int:
         """As `requests.cost`, with the sizes of this run's rows; the same however often it is asked."""
-        most, found, data = cost(request), typed(request), self._subject.data
+        most, found, data = HEAD_TOOLS.cost(request), HEAD_TOOLS.typed(request), self._subject.data
         if isinstance(found, a.Rows):
             windows, width = data.explain.ids.shape
             return min(most, int((windows + 3 * found.n) * width))
@@ -101,7 +88,3 @@ class Laboratory:
         if domain not in self._trials:
             self._trials[domain] = Trial(self._subject, domain)
         return self._trials[domain]
-
-
-def _error(reason: str) -> dict[str, object]:
-    return {"error": reason if len(reason) <= ERROR_CHARACTERS else reason[: ERROR_CHARACTERS - 1] + "…"}

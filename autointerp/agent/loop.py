@@ -1,4 +1,4 @@
-"""One head's loop: hypotheses, experiments, revision, until more work would not change the verdict.
+"""One unit's loop: hypotheses, experiments, revision, until more work would not change the verdict.
 
 1. The one-shot description is the first hypothesis. It and k - 1 others are scored on the select split, for free.
 2. A round: the language model asks for a few experiments of the closed set, they are run, and it revises its claims (or
@@ -18,13 +18,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from autointerp.agent.allowance import AllowanceSpent
 from autointerp.agent.claims import Claim, together
 from autointerp.agent.clipping import clipped
 from autointerp.agent.journal import ASKED, Journal, request_key
-from autointerp.agent.requests import Request, RequestError, cost, parse_request
+from autointerp.agent.kind import E, LoopKind
+from autointerp.agent.requests import Request, RequestError
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.standing import Standing, standing_of
 from autointerp.agent.state import LoopState
@@ -40,7 +41,7 @@ from autointerp.agent.steps import (
 from autointerp.agent.telling import told_turn
 from autointerp.agent.tool_schemas import tools_shown
 from autointerp.agent.view import history_view
-from autointerp.records import Description, Evidence, Experiment, Failure, Hypothesis, Provenance, Transcript, Turn
+from autointerp.records import Description, Experiment, Failure, Hypothesis, Provenance, Transcript, Turn
 
 OVER = 3  # times as many experiments as a round may have are kept of a reply, as refused
 SHOWN_ARGUMENTS = 2_000
@@ -49,7 +50,7 @@ T = TypeVar("T")
 
 
 class Bench(Protocol):
-    """Runs experiments on one head."""
+    """Runs experiments on one unit."""
 
     async def run(self, request: Request) -> Plain:
         """Numbers, or `{"error": ...}`."""
@@ -57,11 +58,12 @@ class Bench(Protocol):
 
 
 @dataclass(frozen=True)
-class LoopInputs:
-    """Everything that one head's loop works with; `scores` answers the loop's own scoring, `bench` the model's
+class LoopInputs(Generic[E]):
+    """Everything that one unit's loop works with; `scores` answers the loop's own scoring, `bench` the model's
     experiments. `asker` None: nothing is asked, and the one-shot description is only scored."""
 
-    evidence: Evidence
+    kind: LoopKind[E]
+    evidence: E
     one_shot: Description
     provenance: Provenance
     asker: StepAsker
@@ -80,11 +82,13 @@ class LoopResult:
     transcript: Transcript
 
 
-class HeadLoop:
-    """The loop of one head: `begin`, then `run` unless it is `over`. `result` is there at any time after `begin`."""
+class UnitLoop(Generic[E]):
+    """The loop of one unit: `begin`, then `run` unless it is `over`. `result` is there at any time after `begin`."""
 
-    def __init__(self, inputs: LoopInputs) -> None:
-        self._inputs, self._spec = inputs, inputs.spec
+    def __init__(self, inputs: LoopInputs[E]) -> None:
+        self._inputs: LoopInputs[E] = inputs
+        self._kind: LoopKind[E] = inputs.kind
+        self._spec = inputs.spec
         self._state = LoopState()
         self._end = ""
         self._stored = list(inputs.journal.turns())
@@ -152,7 +156,7 @@ class HeadLoop:
 
     async def _hypotheses(self, number: int) -> Turn:
         most = self._spec.k - 1
-        reply = await self._ask(hypotheses_step(most), {"most": most})
+        reply = await self._ask(hypotheses_step(self._kind, most), {"most": most})
         turn = _paid(Turn(step="hypotheses"), reply)
         if isinstance(reply.answer, Failure):
             return turn
@@ -160,9 +164,10 @@ class HeadLoop:
         return turn.model_copy(update={"hypotheses": tuple(scored)})
 
     async def _experiments(self, number: int) -> Turn:
-        more = {"tools": tools_shown(), "most": self._spec.experiments, "rounds_left": self._spec.rounds - number + 1}
+        most = self._spec.experiments
+        more = {"tools": tools_shown(self._kind.tools), "most": most, "rounds_left": self._spec.rounds - number + 1}
         by_tools = self._inputs.asker.capabilities.tools and not any(turn.note for turn in self._state.turns)
-        reply = await self._ask(experiments_step(self._spec.experiments, by_tools=by_tools), more)
+        reply = await self._ask(experiments_step(self._kind, most, by_tools=by_tools), more)
         turn = _paid(Turn(step="experiments", round=number), reply)
         if isinstance(reply.answer, Failure):
             return turn
@@ -176,7 +181,7 @@ class HeadLoop:
         return turn.model_copy(update={"thought": reply.answer.value.thought, "experiments": tuple(done)})
 
     async def _revision(self, number: int) -> Turn:
-        reply = await self._ask(revision_step(), {"rounds_left": self._spec.rounds - number})
+        reply = await self._ask(revision_step(self._kind), {"rounds_left": self._spec.rounds - number})
         turn = _paid(Turn(step="revision", round=number), reply)
         if isinstance(reply.answer, Failure):
             return turn
@@ -184,12 +189,14 @@ class HeadLoop:
         scored = [await self._scored(claim) for claim in revised.claims]
         if len(scored) > 1:
             reason = next((c.no_predicate for c in revised.claims if c.no_predicate), "")
-            scored.append(await self._scored(Claim(together([c.description for c in revised.claims]), reason)))
+            all_of_them = together([c.description for c in revised.claims], self._kind.form)
+            scored.append(await self._scored(Claim(all_of_them, reason)))
         found = {"thought": revised.thought, "hypotheses": tuple(scored), "abstained": revised.abstain}
         return turn.model_copy(update=found)
 
     async def _ask(self, step: Step[T], more: Plain) -> Reply[T]:
-        material = Material(self._inputs.evidence, partial(history_view, self._state.turns), more)
+        history = partial(history_view, self._state.turns, self._kind.form)
+        material = Material(self._kind, self._inputs.evidence, history, more)
         return await self._inputs.asker.ask(step, material)
 
     async def _scored(self, claim: Claim) -> Hypothesis:
@@ -197,7 +204,7 @@ class HeadLoop:
         if said.predicate is None or said.abstained:
             why = claim.no_predicate or "no predicate"
             return Hypothesis(description=said, no_predicate=why, standing="unscored", why=why)
-        request = parse_request("score_predicate", {"predicate": said.predicate, "domain": said.domain})
+        request = self._kind.tools.parse("score_predicate", self._kind.to_score(said))
         if isinstance(request, RequestError):
             return Hypothesis(description=said, standing="unscored", why=request.reason)
         numbers = await self._answered(request, self._inputs.scores)
@@ -206,17 +213,18 @@ class HeadLoop:
 
     async def _experiment(self, tool: object, arguments: object, before: list[Experiment]) -> Experiment:
         name = tool if isinstance(tool, str) else ""
-        request = parse_request(name, arguments)
+        tools = self._kind.tools
+        request = tools.parse(name, arguments)
         if isinstance(request, RequestError):
             return Experiment(tool=name[:40], arguments=_shown(arguments), error=request.reason)
         key = request_key(request)
         earlier = next((e for e in self._all(before) if _key_of(e) == key), None)
         if earlier is not None:
             return earlier.model_copy(update={"repeated": True, "cost": 0})
-        price = cost(request)
+        price = tools.cost(request)
         spent = self._state.cost + sum(e.cost for e in before if not e.error)
         if spent + price > self._spec.cost:
-            why = f"it may feed {price} tokens to the model, and {self._spec.cost - spent} are left for this head"
+            why = f"it may feed {price} tokens to the model, and {self._spec.cost - spent} are left for this unit"
             return Experiment(tool=request.name, arguments=request.arguments, error=why)
         numbers = await self._answered(request, self._inputs.bench)
         error = numbers.get("error", "") if set(numbers) == {"error"} else ""

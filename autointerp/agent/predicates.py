@@ -8,21 +8,21 @@ import numpy as np
 from jaxtyping import Float
 
 from autointerp.agent.arguments import Disagree, ScorePredicate
+from autointerp.agent.picking import Group
 from autointerp.agent.plain import Plain, ending, number, token
-from autointerp.agent.trials import Group, Trial
+from autointerp.agent.score_view import score_numbers
+from autointerp.agent.trials import Trial
 from autointerp.predicate import parse
-from autointerp.records import Control, Score, Unscored
 from autointerp.scoring.tallies import THETA_HIGH
 
 N_SAMPLES, SHOWN = 3, 36
-DETAILS = ("precision", "recall", "coverage", "enrichment")
 
 
 def score_predicate(trial: Trial, asked: ScorePredicate) -> Plain:
     """The score on select, and the failures in groups."""
     predicate = str(parse(asked.predicate))
     score = trial.score(predicate)
-    found = _numbers(score)
+    found = score_numbers(score, "n_pairs")
     if trial.pairs.only_sink(predicate):
         return found | {"note": "it names the first position only: scored with attention on it kept"}
     failures = trial.failures(predicate)
@@ -43,42 +43,15 @@ def score_predicate(trial: Trial, asked: ScorePredicate) -> Plain:
     }  # fmt: skip
 
 
-def _numbers(score: Score | Unscored) -> Plain:
-    if isinstance(score, Unscored):
-        return {"unscored": score.reason}
-    found: Plain = {
-        "domain": score.domain, "metric": score.metric, "value": number(score.value), "low": number(score.low),
-        "high": number(score.high), "chance": number(score.chance),
-    }  # fmt: skip
-    found |= {name: number(float(value)) for name in DETAILS if (value := score.details.get(name)) is not None}
-    found |= {"n_pairs": score.n_items, "n_documents": score.n_docs}
-    if score.state:
-        found["state"] = score.state
-    rivals = [control for control in score.controls if control.kind == "rival"]
-    nulls = [control for control in score.controls if control.kind == "null"]
-    return found | {"nulls_beaten": all(c.beaten for c in nulls)} | ({"rival": _rival(rivals[0])} if rivals else {})
-
-
-def _rival(control: Control) -> Plain:
-    if control.same_rule:
-        return {"rule": control.name, "value": number(control.value), "same_rule": True}
-    ends = [number(control.low), number(control.high)]
-    return {"rule": control.name, "value": number(control.value), "difference": ends, "beaten": control.beaten}
-
-
 def _samples(trial: Trial, group: Group, predicate: str | None = None) -> list[Plain]:
     """The first rows of a group: the text, what is named (with a predicate), and where the head moved from."""
-    return [_sample(trial, window, dst, [predicate] if predicate else []) for window, dst in _first(group)]
+    return [_sample(trial, window, dst, [predicate] if predicate else []) for window, dst in group.first(N_SAMPLES)]
 
 
 def _unpredicted(trial: Trial, group: Group, predicate: str) -> list[Plain]:
     """The same with the strongest source that is not named."""
     mask = trial.pairs.mask(predicate)
-    return [_sample(trial, w, dst, [], np.where(mask[w, dst], 0, trial.a[w, dst])) for w, dst in _first(group)]
-
-
-def _first(group: Group) -> list[tuple[int, int]]:
-    return list(zip(group.window[:N_SAMPLES].tolist(), group.dst[:N_SAMPLES].tolist(), strict=True))
+    return [_sample(trial, w, dst, [], np.where(mask[w, dst], 0, trial.a[w, dst])) for w, dst in group.first(N_SAMPLES)]
 
 
 def _sample(

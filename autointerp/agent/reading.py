@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autointerp.agent.arguments import LAST, Place, ProbeItem
+from autointerp.agent.arguments import LAST, LabelledItem, Place
 from autointerp.agent.plain import Plain, number, token, values
 from autointerp.agent.subject import Subject
 from autointerp.errors import BadInput
@@ -52,14 +52,14 @@ def fed_text(model: LanguageModel, text: str) -> tuple[Int[np.ndarray, " pos"], 
     return ids.astype(np.int64), offsets
 
 
-def feed(model: LanguageModel, place: Place | ProbeItem) -> Fed:
+def feed(model: LanguageModel, place: Place | LabelledItem) -> Fed:
     """The text of a place and its destination. Raises BadInput where the mark does not stand in it."""
     ids, offsets = fed_text(model, place.text)
     tokens = tuple(model.strings[i] for i in ids.tolist())
     return Fed(ids, _marked(model, place, ids, offsets), tokens)
 
 
-def _marked(model: LanguageModel, place: Place | ProbeItem, ids: np.ndarray, offsets: np.ndarray) -> int:
+def _marked(model: LanguageModel, place: Place | LabelledItem, ids: np.ndarray, offsets: np.ndarray) -> int:
     if place.mark == LAST:
         return len(ids) - 1
     own = range(int(model.bos_id is not None), len(ids))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from autointerp.agent.arguments import Rows
+from autointerp.agent.picking import in_turns, tokens_reading
 from autointerp.agent.plain import Plain, ending, number
 from autointerp.agent.reading import Fed, ReadRow, read_rows
 from autointerp.agent.requests import EXPLAIN_TOKENS
@@ -120,25 +121,16 @@ def _shown(row: ReadRow) -> Plain:
 def _filtered(subject: Subject, survey: Survey, asked: Rows) -> Bool[np.ndarray, "window pos"]:
     kept = survey.rows.copy()
     if asked.dst:
-        kept &= np.isin(survey.ids, _ids(subject, asked.dst))
+        kept &= np.isin(survey.ids, tokens_reading(subject.model.strings, asked.dst))
     distance = np.arange(survey.ids.shape[1]) - survey.top
     if asked.src or asked.predicate or asked.min_distance > 0 or asked.max_distance < survey.ids.shape[1]:
         kept &= (survey.top >= 0) & (distance >= asked.min_distance) & (distance <= asked.max_distance)
     if asked.src:
         sources = np.take_along_axis(survey.ids, np.maximum(survey.top, 0), axis=1)
-        kept &= np.isin(sources, _ids(subject, asked.src))
+        kept &= np.isin(sources, tokens_reading(subject.model.strings, asked.src))
     if asked.predicate:
         kept &= _named(subject, survey, asked.predicate) == asked.holds
     return kept
-
-
-def _ids(subject: Subject, text: str) -> list[int]:
-    """All tokens that read so, with or without a leading space; exactly so where a space is given."""
-    wanted = {text} if text.startswith(" ") else {text, f" {text}"}
-    found = [i for i, name in enumerate(subject.model.strings) if name in wanted]
-    if not found:
-        raise BadInput(f"{text!r} is no token of the vocabulary; give one token")
-    return found
 
 
 def _named(subject: Subject, survey: Survey, predicate: str) -> Bool[np.ndarray, "window pos"]:
@@ -167,8 +159,4 @@ def _ordered(
     order = subject.rng(PURPOSE).permutation(len(window))
     if asked.kind == "top":
         order = np.argsort(-survey.activity[window, dst], kind="stable")
-    first = np.zeros(len(order), np.int64)
-    seen: dict[int, int] = {}
-    for place, number_ in enumerate(order.tolist()):
-        first[place] = seen[int(window[number_])] = seen.get(int(window[number_]), -1) + 1
-    return order[np.argsort(first, kind="stable")]
+    return in_turns(order, window)

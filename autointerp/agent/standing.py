@@ -1,8 +1,9 @@
 """How a hypothesis stands on the select split, and which of two is better. The thresholds are those of the verdict.
 
 settled: what the verdict asks for holds on the select split, with its interval · partial: the same, but more than a
-quarter of what the head does is unexplained, so that there may be a second claim · open: neither, so that more work may
-change the verdict · unscored: no number · refuted: a null is not beaten, or a simple rule is better.
+quarter of what the unit does is unexplained, so that there may be a second claim, or a neuron or latent rests at more
+than a quarter of the tokens that are named, so that something else may have to hold · open: neither, so that more work
+may change the verdict · unscored: no number · refuted: a null is not beaten, or a simple rule is better.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from autointerp.scoring.verdict import MIN_COVERAGE
 
 Standing = Literal["settled", "partial", "open", "unscored", "refuted"]
 RANK: dict[Standing, int] = {"settled": 4, "partial": 3, "open": 2, "unscored": 1, "refuted": 0}
-ENOUGH = 0.75  # of the contribution: no second claim is looked for
+ENOUGH = 0.75  # of the contribution, and of the tokens named: no second claim, no further condition is looked for
 GAIN = 0.01  # of the score: less is no gain
 IDLE = 0.9  # of the tested destinations without an effect: nothing depends on the head there
 
@@ -38,11 +39,14 @@ def standing_of(numbers: Mapping[str, Any]) -> tuple[Standing, str]:
             return "open", f"score {value}: not surely better than {rival.get('rule')} with {rival.get('value')}"
     coverage = numbers.get("coverage")
     if not _is_number(coverage) or coverage < MIN_COVERAGE:
-        return "open", f"score {value}, but it covers {coverage} of what the head does"
+        return "open", f"score {value}, but it covers {coverage} of the whole activity"
     if _idle(numbers):
-        return "open", f"score {value}, but nothing depends on the head there"
+        return "open", f"score {value}, but nothing depends on it there"
     if coverage < ENOUGH:
-        return "partial", f"score {value}, but it leaves {1 - coverage:.2f} of what the head does unexplained"
+        return "partial", f"score {value}, but it leaves {1 - coverage:.2f} of the whole activity unexplained"
+    precision = numbers.get("precision")
+    if "n_rows" in numbers and _is_number(precision) and precision < ENOUGH:  # of a head pairs are counted, not rows
+        return "partial", f"score {value}, but the unit rests at {1 - precision:.2f} of what it names"
     return "settled", f"score {value}, covers {coverage}"
 
 

@@ -63,5 +63,5 @@ class LoopState:
         if self.failed >= FAILED_STEPS:
             return f"{self.failed} steps without a valid reply"
         if self.tokens >= spec.tokens:
-            return f"{self.tokens} tokens are used, of {spec.tokens} for a head"
+            return f"{self.tokens} tokens are used, of {spec.tokens} for one unit"
         return ""

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from autointerp.agent.allowance import CountedChat, LoopChat
-from autointerp.agent.claims import CLAIM, MAX_CLAIMS, Claim, read_claims
-from autointerp.agent.requests import TOOLS
+from autointerp.agent.claims import MAX_CLAIMS, Claim, ClaimForm, read_claims
+from autointerp.agent.kind import E, LoopKind, few_examples, fewer
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.tool_calls import Called, Calls, ask_by_tools, with_tools
 from autointerp.agent.tool_schemas import bare, closed, tool_specs
-from autointerp.agent.view import DETAILS, FEWEST, brief_examples, brief_view
-from autointerp.explain.language import FEW_EXAMPLES
-from autointerp.explain.view import drop_examples, evidence_view
+from autointerp.agent.view import DETAILS, FEWEST
+from autointerp.explain.asked import FEW_EXAMPLES
 from autointerp.llm import (
     CONTEXT,
     Answer,
@@ -37,7 +36,7 @@ from autointerp.llm import (
     json_objects,
 )
 from autointerp.prompting import Prompt, Templates
-from autointerp.records import LABELS, Evidence, Failure, Head
+from autointerp.records import Failure, Unit
 
 THOUGHT = 400
 REPAIRS = 1  # a further one would cost as much as the next step
@@ -84,37 +83,39 @@ class Revised:
     abstain: bool
 
 
-def hypotheses_step(most: int) -> Step[tuple[Claim, ...]]:
+def hypotheses_step(kind: LoopKind[Any], most: int) -> Step[tuple[Claim, ...]]:
     """Other hypotheses than the first one."""
-    items = {"type": "array", "items": CLAIM, "minItems": 1, "maxItems": most}
-    schema = closed({"hypotheses": items})
-    return Step("agent_hypotheses", schema, lambda r: _read_hypotheses(r, most), 500 * most, brief=False)
+    items = {"type": "array", "items": kind.form.schema, "minItems": 1, "maxItems": most}
+    schema, name = closed({"hypotheses": items}), kind.template("hypotheses")
+    size = kind.form.reply_tokens[0] * most
+    return Step(name, schema, lambda r: _read_hypotheses(r, most, kind.form), size, brief=False)
 
 
-def experiments_step(most: int, *, by_tools: bool = False) -> Step[Asked]:
+def experiments_step(kind: LoopKind[Any], most: int, *, by_tools: bool = False) -> Step[Asked]:
     """Experiments on the model; `by_tools` asks for them as calls of the server's own tools."""
     choices = [
-        closed({"tool": {"type": "string", "enum": [t.name]}, "arguments": bare(t.schema)}) for t in TOOLS.values()
+        closed({"tool": {"type": "string", "enum": [t.name]}, "arguments": bare(t.schema)})
+        for t in kind.tools.tools.values()
     ]
     items = {"type": "array", "items": {"anyOf": choices}, "minItems": 1, "maxItems": most}
     schema = closed({"thought": _thought(), "experiments": items})
-    calls = Calls(tool_specs(), CALL.format(most=most), _read_calls) if by_tools else None
-    return Step("agent_experiments", schema, _read_experiments, 900, calls)
+    calls = Calls(tool_specs(kind.tools), CALL.format(most=most), _read_calls) if by_tools else None
+    return Step(kind.template("experiments"), schema, _read_experiments, 900, calls)
 
 
-def revision_step() -> Step[Revised]:
-    """What the head does after all."""
-    claims = {"type": "array", "items": CLAIM, "maxItems": MAX_CLAIMS}
+def revision_step(kind: LoopKind[Any]) -> Step[Revised]:
+    """What the unit does after all."""
+    claims = {"type": "array", "items": kind.form.schema, "maxItems": MAX_CLAIMS}
     schema = closed({"thought": _thought(), "claims": claims, "abstain": {"type": "boolean"}})
-    return Step("agent_revision", schema, _read_revision, 1_200)
+    return Step(kind.template("revision"), schema, lambda r: _read_revision(r, kind.form), kind.form.reply_tokens[1])
 
 
-def steps_of(spec: LoopSpec) -> list[tuple[Step[Any], int]]:
+def steps_of(kind: LoopKind[Any], spec: LoopSpec) -> list[tuple[Step[Any], int]]:
     """The steps of a whole loop, and how often each is asked at most."""
     if not spec.rounds:
         return []
-    first: list[tuple[Step[Any], int]] = [(hypotheses_step(spec.k - 1), 1)] if spec.k > 1 else []
-    return [*first, (experiments_step(spec.experiments), spec.rounds), (revision_step(), spec.rounds)]
+    first: list[tuple[Step[Any], int]] = [(hypotheses_step(kind, spec.k - 1), 1)] if spec.k > 1 else []
+    return [*first, (experiments_step(kind, spec.experiments), spec.rounds), (revision_step(kind), spec.rounds)]
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,11 @@ class Reply(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Material:
+class Material(Generic[E]):
     """What a prompt is made of: the evidence, what was tried so far in a given detail, and the values of its step."""
 
-    evidence: Evidence
+    kind: LoopKind[E]
+    evidence: E
     history: Callable[[int], Plain]
     more: Plain
 
@@ -147,7 +149,7 @@ class StepAsker:
     room: PromptRoom
     instruction: str = ""
 
-    async def ask(self, step: Step[T], material: Material) -> Reply[T]:
+    async def ask(self, step: Step[T], material: Material[Any]) -> Reply[T]:
         """A checked answer or a Failure. Raises AllowanceSpent, BudgetExceeded or ServerError."""
         paid, note = Usage(), ""
         while True:
@@ -159,7 +161,7 @@ class StepAsker:
                 return Reply(reply.answer, paid, note)
             step = replace(step, calls=None) if note else step
 
-    async def _once(self, step: Step[T], material: Material) -> Reply[T]:
+    async def _once(self, step: Step[T], material: Material[Any]) -> Reply[T]:
         """By tools where the step has some, and in the JSON protocol where that gave nothing."""
         request = self._fitting(step, material)
         if isinstance(request, Failure):
@@ -177,7 +179,7 @@ class StepAsker:
         answer = await ask(chat, request, step.read, self._repair, self.capabilities, repairs=REPAIRS)
         return Reply(answer, chat.usage)
 
-    def _request(self, step: Step[T], prompt: Prompt, head: Head) -> ChatRequest:
+    def _request(self, step: Step[T], prompt: Prompt, unit: Unit) -> ChatRequest:
         return ChatRequest(
             messages=prompt.messages,
             json_schema=step.schema,
@@ -186,33 +188,33 @@ class StepAsker:
             temperature=self.temperature,
             seed=self.seed,
             purpose=step.purpose,
-            unit=str(head),
+            unit=str(unit),
             template_hash=prompt.template_hash,
         )
 
     def _repair(self, reason: str) -> str:
         return self.templates.render("repair", {"reason": reason}).messages[-1]["content"]
 
-    def _fitting(self, step: Step[T], material: Material) -> ChatRequest | Failure:
+    def _fitting(self, step: Step[T], material: Material[Any]) -> ChatRequest | Failure:
         """The request with as much of evidence and history as there is room for."""
-        room, evidence = self.room.of(step.max_tokens), material.evidence
-        examples = brief_examples(evidence.examples) if step.brief else evidence.examples
-        show, detail = brief_view if step.brief else evidence_view, DETAILS
+        room, kind, detail = self.room.of(step.max_tokens), material.kind, DETAILS
+        evidence = few_examples(material.evidence) if step.brief else material.evidence
+        show = kind.brief if step.brief else kind.view
         more = {**material.more, "tools": []} if step.calls is not None else material.more  # sent beside the prompt
         while True:
             values = {
-                "evidence": show(evidence, examples),
+                "evidence": show(evidence),
                 "history": material.history(detail),
-                "labels": list(LABELS),
+                "labels": list(kind.form.labels),
                 "instruction": self.instruction,
                 **more,
             }
-            request = self._request(step, self.templates.render(step.template, values), evidence.head)
-            spare = len(examples) > FEW_EXAMPLES or detail > FEWEST
+            request = self._request(step, self.templates.render(step.template, values), kind.unit(evidence))
+            spare = len(evidence.examples) > FEW_EXAMPLES or detail > FEWEST
             if self._size(request, step) <= (room.wanted if spare else room.limit):
                 return request
-            if len(examples) > FEW_EXAMPLES or (examples and detail == 0):
-                examples = drop_examples(examples)
+            if len(evidence.examples) > FEW_EXAMPLES or (evidence.examples and detail == 0):
+                evidence = fewer(evidence)
             elif detail > 0:
                 detail -= 1
             else:
@@ -238,8 +240,8 @@ def _read_thought(reply: Plain) -> str:
     return said[:THOUGHT] if isinstance(said, str) else ""
 
 
-def _read_hypotheses(reply: Plain, most: int) -> tuple[Claim, ...]:
-    return read_claims(reply.get("hypotheses"), most, "hypotheses")
+def _read_hypotheses(reply: Plain, most: int, form: ClaimForm) -> tuple[Claim, ...]:
+    return read_claims(reply.get("hypotheses"), most, "hypotheses", form)
 
 
 def _read_experiments(reply: Plain) -> Asked:
@@ -266,10 +268,10 @@ def _read_request(item: object) -> tuple[object, object]:
     return name, arguments
 
 
-def _read_revision(reply: Plain) -> Revised:
+def _read_revision(reply: Plain, form: ClaimForm) -> Revised:
     abstain = reply.get("abstain", False)
     if not isinstance(abstain, bool):
         raise ValueError("abstain must be true or false")
-    claims = () if abstain and not reply.get("claims") else read_claims(reply.get("claims"), MAX_CLAIMS, "claims")
+    claims = () if abstain and not reply.get("claims") else read_claims(reply.get("claims"), MAX_CLAIMS, "claims", form)
     described = tuple(claim for claim in claims if not claim.description.abstained)
     return Revised(_read_thought(reply), described, abstain or (bool(claims) and not described))

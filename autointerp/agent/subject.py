@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from autointerp.agent.kept import Kept
+from autointerp.agent.picking import token_id
 from autointerp.errors import BadInput, ModelError
 from autointerp.lenses.head_readings import HeadReader
 from autointerp.model import LanguageModel, Readout
@@ -108,11 +109,5 @@ class Subject:
         return np.random.default_rng([self.data.seed, self.head.layer, self.head.index, purpose])
 
     def token_id(self, text: str) -> int:
-        """The vocabulary id of a token; of the spellings with and without a leading space the one that the explain
-        windows hold more of. Raises BadInput."""
-        strings = self.model.strings
-        known = [strings.index(wanted) for wanted in (text, f" {text}") if wanted in strings]
-        if not known:
-            pieces = " | ".join(strings[i] for i in self.model.encode(text)[0].tolist())
-            raise BadInput(f"{text!r} is no single token of the vocabulary but {pieces[:80]}; give one token")
-        return max(known, key=lambda one: int((self.data.explain.ids == one).sum()))
+        """The vocabulary id of a token, the usual one of two spellings. Raises BadInput."""
+        return token_id(self.model, self.data.explain.ids, text)

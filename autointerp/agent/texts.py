@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autointerp.agent.arguments import LAST, MAX_CHARACTERS, Edit, Lens, Ov, Patch, Place, Places
+from autointerp.agent.arguments import LAST, Edit, Lens, Ov, Patch, Place, Places
+from autointerp.agent.edits import both_texts
+from autointerp.agent.head_tools import SELFIE_TOKENS
+from autointerp.agent.next_tokens import moved
 from autointerp.agent.plain import Plain, number, token, values
-from autointerp.agent.reading import Fed, ReadRow, fed_text, feed, padded, read_rows
-from autointerp.agent.requests import SELFIE_TOKENS
+from autointerp.agent.reading import ReadRow, feed, padded, read_rows
 from autointerp.agent.subject import Subject
 from autointerp.errors import BadInput
 from autointerp.evidence.detector_output import token_writes
@@ -22,7 +24,7 @@ from autointerp.model import clean_run, with_changed_z
 from autointerp.model.one_position import RowChanges, run_whole
 
 ALL = "all"
-N_CHANGED, N_OV, N_REFERENCE = 4, 3, 8
+N_OV, N_REFERENCE = 3, 8
 CLEAR = 1e-3  # a difference of logits below this is none
 
 
@@ -34,32 +36,8 @@ def attend(subject: Subject, asked: Places) -> Plain:
 
 def edit(subject: Subject, asked: Edit) -> Plain:
     """The rows before and after, and where the strongest source went."""
-    if asked.replace not in asked.text:
-        raise BadInput(f"{asked.replace!r} does not stand in the text; copy the span exactly")
-    changed = asked.text.replace(asked.replace, asked.by, 1)
-    if changed == asked.text:
-        raise BadInput("the edit changes nothing; replace the span by something else")
-    if not 1 <= len(changed) <= MAX_CHARACTERS:
-        raise BadInput(f"the edit leaves {len(changed)} characters; a text has 1 to {MAX_CHARACTERS}")
-    before = feed(subject.model, asked)
-    after = _edited(subject, asked, changed, before)
-    first, second = read_rows(subject, [before, after])
+    first, second = read_rows(subject, both_texts(subject.model, asked))
     return {"before": first.view(), "after": second.view(), "changed": _difference(first, second)}
-
-
-def _edited(subject: Subject, asked: Edit, changed: str, before: Fed) -> Fed:
-    """The same destination in the changed text: counted from the start before the span, from the end after it."""
-    if asked.mark == LAST:
-        return feed(subject.model, Place(text=changed))
-    ids, _ = fed_text(subject.model, changed)
-    start = asked.text.index(asked.replace)
-    ranges = fed_text(subject.model, asked.text)[1]
-    past = int(ranges[before.dst][0]) >= start + len(asked.replace)
-    dst = before.dst + (len(ids) - len(before.ids)) if past else min(before.dst, len(ids) - 1)
-    tokens = tuple(subject.model.strings[i] for i in ids.tolist())
-    if dst < 0:
-        raise BadInput("the destination is lost by the edit; mark another token")
-    return Fed(ids, dst, tokens)
 
 
 def _difference(first: ReadRow, second: ReadRow) -> Plain:
@@ -85,8 +63,8 @@ def ablate(subject: Subject, asked: Places) -> Plain:
     ) -> None:
         kl = kl_divergence(before, after)
         for i, n in enumerate(numbers.tolist()):
-            found[n] = {"at": token(rows[n].tokens[rows[n].dst]), "kl": number(float(kl[i]))} | _moved(
-                subject, before[i].exp(), after[i].exp()
+            found[n] = {"at": token(rows[n].tokens[rows[n].dst]), "kl": number(float(kl[i]))} | moved(
+                subject.model.strings, before[i].exp(), after[i].exp()
             )
 
     ids, _ = padded(rows)
@@ -97,20 +75,6 @@ def ablate(subject: Subject, asked: Places) -> Plain:
     )
     run_whole(subject.model, ids, changes, subject.data.batch_size, read)
     return {"unit": "[token, probability with the head, without]", "rows": [found[i] for i in range(n)]}
-
-
-def _moved(subject: Subject, before: Float[Tensor, " d_vocab"], after: Float[Tensor, " d_vocab"]) -> Plain:
-    change = after - before
-
-    def named(sign: float) -> list[list[object]]:
-        size, order = (sign * change).topk(min(N_CHANGED, len(change)))
-        return [
-            [token(subject.model.strings[i]), number(float(before[i])), number(float(after[i]))]
-            for i, s in zip(order.tolist(), size.tolist(), strict=True)
-            if s > 0
-        ]
-
-    return {"lose": named(-1.0), "gain": named(1.0)}
 
 
 def patch(subject: Subject, asked: Patch) -> Plain:

@@ -4,7 +4,7 @@
    the schemas of the protocol, and no format of the text is asked for beside them.
 2. The calls become what the JSON reply would have been. Nothing is checked here: the loop checks, counts and bounds
    both alike. Text beside them is the thought.
-3. A reply without calls, or a refusal, ends the use of tools for the head: the text is read as the JSON reply that it
+3. A reply without calls, or a refusal, ends the use of tools for the unit: the text is read as the JSON reply that it
    may be, and otherwise the step is asked again in the JSON protocol. A note says so.
 """
 
@@ -21,7 +21,7 @@ from autointerp.llm.extract import parse_reply
 from autointerp.records import Failure
 
 NO_CALLS = "the reply called no tool"
-AGAIN = "; the rest of this head is asked for JSON"
+AGAIN = "; the rest of this loop is asked for JSON"
 T = TypeVar("T")
 
 

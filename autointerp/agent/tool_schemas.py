@@ -6,24 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from autointerp.agent.requests import TOOLS
+from autointerp.agent.requests import Toolset
 from autointerp.llm import ToolSpec
 
 Plain = dict[str, Any]
 
 
-def tools_shown() -> list[Plain]:
+def tools_shown(tools: Toolset) -> list[Plain]:
     """The experiments as a prompt lists them; what an argument means is said once."""
     said: set[str] = set()
     return [
         {"tool": tool.name, "does": tool.description, "arguments": _arguments(tool.schema, said)}
-        for tool in TOOLS.values()
+        for tool in tools.tools.values()
     ]
 
 
-def tool_specs() -> tuple[ToolSpec, ...]:
+def tool_specs(tools: Toolset) -> tuple[ToolSpec, ...]:
     """The experiments as functions for a server that calls tools."""
-    return tuple(ToolSpec(name=t.name, description=t.description, parameters=bare(t.schema)) for t in TOOLS.values())
+    found = tools.tools.values()
+    return tuple(ToolSpec(name=t.name, description=t.description, parameters=bare(t.schema)) for t in found)
 
 
 def _arguments(schema: Mapping[str, Any], said: set[str]) -> Any:

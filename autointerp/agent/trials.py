@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from autointerp.agent.picking import DRAWN, Group, drawn, heaviest
 from autointerp.agent.requests import EFFECT_TOKENS, SELECT_TOKENS
 from autointerp.agent.subject import Subject
 from autointerp.errors import BadInput
 from autointerp.evidence.effects import kl_divergence
 from autointerp.model.one_position import RowChanges, run_changes
 from autointerp.records import Domain, Score, Unscored
-from autointerp.scoring.conditional_cases import spread
 from autointerp.scoring.first_token import score_first_token, tally_first_token
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.predicate_score import Contest, HeadTallies, Overlap, score_predicate
@@ -33,20 +33,8 @@ from autointerp.scoring.tallies import THETA_HIGH, THETA_LOW, HeadTruth
 from autointerp.scoring.verdict import MIN_KL
 from autointerp.stats.bootstrap import Resamples
 
-MOST_EFFECTS, LEAST_EFFECTS = 24, 2
+MOST_EFFECTS, LEAST_EFFECTS = DRAWN, 2
 PURPOSE = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Destinations that have something in common: how many there are, of how many, and numbers of drawn ones."""
-
-    window: Int[np.ndarray, " row"]
-    dst: Int[np.ndarray, " row"]
-    of: int
-
-    def __len__(self) -> int:
-        return len(self.dst)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,25 +148,13 @@ class Trial:
 
     def drawn(self, where: Bool[np.ndarray, "window dst"], of: int = 0) -> Group:
         """All places, in a seeded order that takes documents in turns."""
-        window, dst = np.nonzero(where)
-        rng = self.subject.rng(PURPOSE)
-        few = spread(self.rows.documents[window], MOST_EFFECTS, rng)
-        rest = np.setdiff1d(np.arange(len(window)), few)
-        order = np.concatenate([rng.permutation(few), rest]).astype(np.int64)
-        return Group(window[order], dst[order], of)
+        return drawn(where, self.rows.documents, self.subject.rng(PURPOSE), of)
 
     def _heaviest(self, missed: Float[np.ndarray, "window dst src"], of: int) -> Group:
         """Places with a source of at least .3 in `missed`, the largest contribution first; a first one of every
         document and of every pair of tokens before any second one."""
         window, dst = np.nonzero(missed.max(-1) >= THETA_HIGH)
-        order = np.argsort(-self.contribution[window, dst], kind="stable")
-        ids = self.rows.ids
-        turn = np.zeros(len(order), np.int64)
-        seen: dict[tuple[int, ...], int] = {}
-        for place, (w, d) in enumerate(zip(window[order].tolist(), dst[order].tolist(), strict=True)):
-            src = int(missed[w, d].argmax())
-            keys = [(int(self.rows.documents[w]),), (int(ids[w, d]), int(ids[w, src]))]
-            turn[place] = max(seen.get(key, 0) for key in keys)
-            seen |= {key: seen.get(key, 0) + 1 for key in keys}
-        order = order[np.argsort(turn, kind="stable")]
-        return Group(window[order], dst[order], of)
+        ids, documents = self.rows.ids, [(int(d),) for d in self.rows.documents[window]]
+        src = missed[window, dst].argmax(-1)
+        tokens = list(zip(ids[window, dst].tolist(), ids[window, src].tolist(), strict=True))
+        return heaviest(window, dst, self.contribution[window, dst], (documents, tokens), of)

@@ -1,12 +1,14 @@
 """`--llm rules`: a chat model of fixed rules that answers the product's prompts from what they show, and nothing else.
 
 It reads the JSON blocks of a prompt: no model, no answer key, no file. It is no good explainer on purpose: its first
-answer falls into the traps of the planted model, and only experiments lead it out again (`rules_agent`).
+answer falls into the traps of the planted models, and only experiments lead it out again (`rules_agent`, and
+`rules_unit_agent` for neurons and latents).
 
 - Two functions that show: it names one.
 - A fixed offset: it says the token before.
 - Earlier copies of the same token: it says the token that followed one.
 - A head that looks and changes nothing: it says that the attended token is copied.
+- A unit that answers to a set of tokens, to a token after another, or to either of two: it names one token.
 
 So it proves that loop, protocol and stop rules work, and nothing about the worth of the method.
 """
@@ -22,6 +24,7 @@ from typing import Any
 from autointerp.chat.rules_agent import ask_experiments, other_hypotheses, revise
 from autointerp.chat.rules_claims import RULES, Seen, claim
 from autointerp.chat.rules_features import change, describe_unit, detect, is_about_unit, simulate
+from autointerp.chat.rules_unit_agent import ask_unit_experiments, other_unit_hypotheses, revise_unit
 from autointerp.errors import ChatFailed
 from autointerp.llm import Capabilities, ChatReply, ChatRequest, Endpoint, Usage, by_characters, estimate_prompt
 
@@ -165,6 +168,18 @@ def _unit(blocks: Plain) -> Plain:
     return describe_unit(blocks.get("EVIDENCE", {}))
 
 
+def _unit_hypotheses(blocks: Plain) -> Plain:
+    return {"hypotheses": other_unit_hypotheses(blocks.get("EVIDENCE", {}))}
+
+
+def _unit_experiments(blocks: Plain) -> Plain:
+    return ask_unit_experiments(blocks.get("EVIDENCE", {}), blocks.get("HISTORY", {}))
+
+
+def _unit_revision(blocks: Plain) -> Plain:
+    return revise_unit(blocks.get("EVIDENCE", {}), blocks.get("HISTORY", {}))
+
+
 def _simulation(blocks: Plain) -> Plain:
     return simulate(blocks.get("DESCRIPTION", {}), blocks.get("ITEMS", []))
 
@@ -179,5 +194,8 @@ ANSWERS: dict[str, Callable[[Plain], Plain]] = {
     "answers": _detection,
     "changes": _effect,
     "feature_description": _unit,
+    "agent_hypotheses_feature": _unit_hypotheses,
+    "agent_experiments_feature": _unit_experiments,
+    "agent_revision_feature": _unit_revision,
     "strengths": _simulation,
 }

@@ -1,7 +1,9 @@
-"""What `--llm rules` says of neurons and latents: the rule with the best F1 that fires, and nothing finer.
+"""What `--llm rules` says of neurons and latents at first, and as a judge.
 
-It is no good explainer on purpose: of a unit that answers to several things it names one, and as a judge it looks for
-the quoted tokens of a description and forgets all else that the description says.
+It is no good explainer on purpose. Where a rule about tokens fires, it names the one token on which most of the
+activation falls: one of a set, the second of a pair, or one half of a unit that answers to two things. Only experiments
+lead it out again (`rules_unit_agent`). Of other rules it takes the one with the best F1 that fires. As a judge it looks
+for the quoted tokens of a description and forgets all else that the description says.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from autointerp.predicate.tree import quote
+
 Plain = dict[str, Any]
+OF_TOKENS = ("token", "token_set", "token_pair")
 QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 STRENGTH, CHANGE = 8, 5
 KINDS = {
@@ -25,12 +30,13 @@ def describe_unit(evidence: Mapping[str, Any]) -> Plain:
     """The description of one unit from its evidence block."""
     fired = [rule for rule in evidence.get("rules", []) if rule.get("fires")]
     best = max(fired, key=lambda rule: float(rule.get("f1") or 0), default=None)
-    raises, lowers = (_moved(evidence.get("output", {}), name) for name in ("raised", "lowered"))
+    best = best if best is None else {**best, **_one_token(evidence, best)}
+    raises, lowers = (moved(evidence.get("output", {}), name) for name in ("raised", "lowered"))
     predicate = "" if best is None else str(best["predicate"])
     activates_on = "" if best is None else f"Active at {_named(predicate)}."
     return {
         "activates_on": activates_on,
-        "does": _does(raises, lowers),
+        "does": does(raises, lowers),
         "summary": activates_on or "No rule fits.",
         "label": "unclear" if best is None else str(best["kind"]),
         "predicate": predicate,
@@ -43,6 +49,15 @@ def describe_unit(evidence: Mapping[str, Any]) -> Plain:
     }
 
 
+def _one_token(evidence: Mapping[str, Any], best: Mapping[str, Any]) -> Plain:
+    """The claim that it is one token alone, where a rule about tokens fires."""
+    most = evidence.get("statistics", {}).get("tokens_with_most_activation", [])
+    token = next((str(one["token"]) for one in most if one.get("active")), None)
+    if best.get("kind") not in OF_TOKENS or token is None:
+        return {}
+    return {"kind": "token", "predicate": f"dst.text == {quote(token)}"}
+
+
 def _named(predicate: str) -> str:
     """The tokens that a predicate quotes, or the kind of token that it names."""
     tokens = list(dict.fromkeys(QUOTED.findall(predicate)))
@@ -50,12 +65,14 @@ def _named(predicate: str) -> str:
     return "the tokens " + ", ".join(tokens) if tokens else ", ".join(kinds) or "tokens of a kind"
 
 
-def _moved(output: Mapping[str, Any], name: str) -> list[str]:
+def moved(output: Mapping[str, Any], name: str) -> list[str]:
+    """Tokens that the unit's direction moves further than random ones do: `raised` or `lowered`."""
     least = float(output.get("largest_of_random_directions") or 0.0)
     return [str(v["token"]) for v in output.get(name) or [] if abs(float(v["logits"] or 0)) > least]
 
 
-def _does(raises: list[str], lowers: list[str]) -> str:
+def does(raises: list[str], lowers: list[str]) -> str:
+    """These tokens in words, as `change` reads them."""
     parts = [f"{verb} {', '.join(map(json.dumps, tokens))}"
              for verb, tokens in (("Raises", raises), ("Lowers", lowers)) if tokens]  # fmt: skip
     return ". ".join(parts) or "Moves no token clearly"

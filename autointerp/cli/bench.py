@@ -33,8 +33,8 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     for name, text, seeds, run in (
         ("planted", "describe heads whose function is known, and compare", PLANTED_SEEDS, bench_planted),
         ("controls", "how often descriptions that say nothing true come out supported", CONTROL_SEEDS, bench_controls),
-        ("agent", "one shot against the agent loop at equal cost, on heads whose function is known", AGENT_SEEDS,
-         bench_agent),
+        ("agent", "one shot against the agent loop at equal cost, on heads or neurons whose function is known",
+         AGENT_SEEDS, bench_agent),
     ):  # fmt: skip
         one = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -43,12 +43,13 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
                          f"(runs/<time>-bench-{name}); the same command with the same --out resumes")  # fmt: skip
         _run_options(one, AGENT_MAX_TOKENS if name == "agent" else MAX_TOKENS)
         explain_options(one)
-        if name == "planted":
+        if name != "controls":
+            others = "the neurons" + (" and the dictionary" if name == "planted" else "")
             one.add_argument("--units", dest="planted_units", choices=["heads", "features"], default="heads",
-                             help="heads (the default), or features: the neurons and the dictionary of other planted "
-                             "models")  # fmt: skip
+                             help=f"heads (the default), or features: {others} of other planted models")  # fmt: skip
         if name == "agent":
             one.add_argument("--heads", metavar="LIST", help='some heads only: "0.1,3.*,L5H0-L5H3"')
+            one.add_argument("--select", metavar="LIST", help='some neurons only: "L0N7,L1N0-L1N5"')
         one.set_defaults(run=run, bench=name, retry_failed=False, dry_run=False)
     heads_options(subparsers)
 
@@ -127,25 +128,30 @@ def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def bench_agent(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """One shot against the loop, paired by head."""
+    """One shot against the loop, paired by unit."""
     screen = Screen()
+    neurons = arguments.planted_units == "features"
+    most = FEATURE_MAX_TOKENS if neurons else AGENT_MAX_TOKENS
+    arguments.units = "neurons" if neurons else ""
     arguments.agent = DEFAULT_AGENT if arguments.agent is None else arguments.agent
     arguments.scorers = AGENT_SCORERS if arguments.scorers is None else arguments.scorers
-    arguments.max_tokens = AGENT_MAX_TOKENS if arguments.max_tokens is None else arguments.max_tokens
+    arguments.max_tokens = most if arguments.max_tokens is None else arguments.max_tokens
     config, settings, seeds, folder = _prepared(arguments, screen)
-    from autointerp.pipeline.bench_agent import bench_agent_seed
-    from autointerp.pipeline.bench_agent_report import agent_result
+    from autointerp.pipeline.bench_agent import bench_agent_seed, heads_ground
+    from autointerp.pipeline.bench_agent_features import neurons_ground
+    from autointerp.pipeline.bench_agent_report import HEADS, NEURONS, agent_result
     from autointerp.pipeline.job import JobOptions
 
-    options = JobOptions(settings, "", arguments.retry_failed)
+    options, ground = JobOptions(settings, "", arguments.retry_failed), neurons_ground if neurons else heads_ground
     runs = []
     for seed in seeds:
-        runs.append(bench_agent_seed(config, seed, folder / f"seed-{seed}", options, screen))
+        runs.append(bench_agent_seed(ground(config, seed), seed, folder / f"seed-{seed}", options, screen))
         if runs[-1].stopped is not None:
             screen.note(f"autointerp: {runs[-1].stopped}")
             return runs[-1].stopped.exit_code
     screen.close()
-    _say(agent_result([head for run in runs for head in run.heads], config.llm, config.agent), folder)
+    units, bench = [unit for run in runs for unit in run.units], NEURONS if neurons else HEADS
+    _say(agent_result(units, config.llm, config.agent, bench), folder)
     return 0
 
 

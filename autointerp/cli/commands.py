@@ -45,7 +45,7 @@ def describe_all_heads(arguments: argparse.Namespace, words: Sequence[str]) -> i
 
 def describe_head(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """The main job for one head, and its card."""
-    _one_head(arguments.heads)
+    _one_head(arguments.heads, "describe-feature")
     screen, result = _job(arguments, words)
     screen.close()
     if result.estimate is not None:
@@ -61,7 +61,7 @@ def describe_head(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 def multiples(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Ranked or random pairs of one head over the explain split of the corpus."""
-    head = _one_head(arguments.heads)
+    head = _one_head(arguments.heads, "activations")
     config, _ = resolve(arguments, {})
     silence()
     from autointerp.evidence.multiples import Order, RandomQuery, RankedQuery, random_multiples, ranked_multiples
@@ -90,7 +90,7 @@ def render(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if re.fullmatch(r"\s*[Ll]\d+[NnFf]\d+\s*", arguments.heads):
         render_unit(arguments)
         return 0
-    head = _one_head(arguments.heads)
+    head = _one_head(arguments.heads, "render")
     config, settings = resolve(arguments, {})
     check_prompts(config)
     silence()
@@ -167,11 +167,13 @@ def _job(arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Screen, J
     return screen, run_job(config, sources_of(config), folder, options, screen)
 
 
-def _one_head(text: str) -> Head:
+def _one_head(text: str, of_units: str) -> Head:
+    """`of_units`: the command that takes neurons and latents."""
     try:
         return Head.parse(text)
     except ValueError as error:
-        raise BadInput(f"{error}.") from None
+        units = f"`autointerp {of_units}` takes L3N17, a neuron, or L3F17 with --units sae:..., a latent"
+        raise BadInput(f"{error}; {units}.") from None
 
 
 def _say_result(result: JobResult) -> None:

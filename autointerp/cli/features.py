@@ -160,12 +160,17 @@ def _one_unit(arguments: argparse.Namespace) -> Feature:
     try:
         unit = Feature.parse(arguments.select)
     except ValueError as error:
-        raise BadInput(f"{error}.") from None
+        heads = "multiples" if arguments.run is activations else "describe-head"
+        raise BadInput(f"{error}; `autointerp {heads}` takes L5H1, a head.") from None
     if arguments.units is None:
         if unit.kind == "latent":
             raise BadInput(f"{unit} is a latent: say of which autoencoder, with --units sae:FOLDER.")
         arguments.units = f"neurons:{unit}"
         arguments.select = None
+    from autointerp.features.unit_names import unit_spec
+
+    if (kind := unit_spec(arguments.units).kind) != unit.kind:
+        raise BadInput(f"{unit} is a {unit.kind}, but --units {arguments.units} names {kind}s. Name one of those.")
     return unit
 
 

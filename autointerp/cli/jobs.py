@@ -53,8 +53,6 @@ def resolved(arguments: argparse.Namespace, *, keep_server: bool = False) -> tup
 def _agent(arguments: argparse.Namespace, config: RunConfig) -> str:
     """`--agent` as given, else on where a language model explains: the config says which."""
     given = getattr(arguments, "agent", None)
-    if config.units:  # the loop's experiments are on heads
-        return "off"
     if given is None:
         return DEFAULT_AGENT if config.explainer == "llm" else "off"
     if config.agent_plan.on and config.explainer != "llm":

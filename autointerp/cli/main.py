@@ -26,6 +26,7 @@ from autointerp.cli.patch import patch_options
 from autointerp.cli.probe import probe, probe_options
 from autointerp.cli.replicate import replicate_options
 from autointerp.cli.selfie import selfie_options
+from autointerp.cli.sources import without_demo_folder
 from autointerp.errors import AutointerpError
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AutointerpError as error:
         if arguments.debug:
             raise
-        sys.stderr.write(f"\nautointerp: {_short(str(error))}\n")
+        sys.stderr.write(f"\nautointerp: {_short(without_demo_folder(str(error)))}\n")
         return error.exit_code
     except OSError as error:
         if arguments.debug:

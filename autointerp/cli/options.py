@@ -56,6 +56,9 @@ def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> N
         "that ship for the model)")  # fmt: skip
     if heads:
         _head_options(group)
+    add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
+        f"rounds of experiments, revision, where the verdict is open ({DEFAULT_AGENT} with an LLM explainer, else off; "
+        "at most half of a budget)")  # fmt: skip
     server_options(parser)
     group = parser.add_argument_group("budget")
     add = group.add_argument
@@ -66,13 +69,10 @@ def explain_options(parser: argparse.ArgumentParser, *, heads: bool = True) -> N
 
 
 def _head_options(group: argparse._ArgumentGroup) -> None:
-    """What only heads have: circuits and the agent loop."""
+    """What only heads have: circuits."""
     add = group.add_argument
     add("--circuit", metavar="FILE", help="circuit.json that `autointerp replicate` wrote for this model: heads called "
         "name_mover, duplicate_token, s_inhibition or induction are held against it (default: none)")  # fmt: skip
-    add("--agent", metavar="off|rounds=N", help="let the language model test what it says: other hypotheses, N "
-        f"rounds of experiments, revision, where the verdict is open ({DEFAULT_AGENT} with an LLM explainer, else off; "
-        "at most half of a budget)")  # fmt: skip
 
 
 def server_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,15 @@ def sources_of(config: RunConfig) -> Sources:
     if seed is not None:
         return Sources(config.model, texts, partial(load_planted_features, seed))
     return Sources(str(weights_folder()) if config.model == "demo" else config.model, texts)
+
+
+def without_demo_folder(message: str) -> str:
+    """An error's message with the embedded model by its name: its folder tells a reader nothing, unless it or a file
+    in it cannot be read (`--model FOLDER`, `model 'FOLDER'`, `FOLDER/...`)."""
+    from autointerp.demo.model import weights_folder
+
+    folder = re.escape(str(weights_folder()))
+    return re.sub(rf"(?<!--model )(?<!['\"]){folder}(?![/\\\w])", "the demo model", message)
 
 
 def _embedded(name: str) -> Iterable[str]:

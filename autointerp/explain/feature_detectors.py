@@ -211,9 +211,9 @@ class ExampleRows:
     evidence: FeatureEvidence
 
     def holds(self, predicate: Predicate) -> Bool[np.ndarray, "row pos"]:
-        """The positions that the predicate names."""
+        """The positions that the predicate names; control tokens are none."""
         ids, lengths, table = self._rows
-        return evaluate_positions(predicate, ids, lengths, table)
+        return np.asarray(evaluate_positions(predicate, ids, lengths, table) & ~table.flags["is_special"][ids])
 
     def f1(self, predicate: Predicate) -> float:
         """F1 of the predicate over active against resting positions; NaN without an active one."""
@@ -225,16 +225,14 @@ class ExampleRows:
 
     @cached_property
     def _rows(self) -> tuple[Int[np.ndarray, "row pos"], Int[np.ndarray, " row"], TokenTable]:
-        rows = self._texts
-        known = {text: number for number, text in enumerate(dict.fromkeys(token for row in rows for token in row))}
+        rows = [_marked(example) for example in self._examples]
+        known = {token: number for number, token in enumerate(dict.fromkeys(token for row in rows for token in row))}
         ids = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = [known[token] for token in row]
-        return ids, np.array([len(row) for row in rows], np.int64), TokenTable.from_strings(list(known))
-
-    @cached_property
-    def _texts(self) -> list[tuple[str, ...]]:
-        return [example.tokens for example in self._examples]
+        control = tuple(number for (_, is_control), number in known.items() if is_control)
+        table = TokenTable.from_strings([text for text, _ in known], control)
+        return ids, np.array([len(row) for row in rows], np.int64), table
 
     @property
     def _examples(self) -> list[FeatureExample]:
@@ -243,13 +241,20 @@ class ExampleRows:
 
     @cached_property
     def _states(self) -> tuple[Bool[np.ndarray, "row pos"], Bool[np.ndarray, "row pos"]]:
-        """Where the unit is active, and where it is active or at rest; position 0 is left out."""
+        """Where the unit is active, and where it is active or at rest; position 0 and control tokens are left out."""
         shares: Float[np.ndarray, "row pos"] = np.full(self._rows[0].shape, np.nan)
         for number, example in enumerate(self._examples):
             shares[number, : len(example.activations)] = example.activations
+            shares[number, list(example.control)] = np.nan
         shares[:, :1] = np.nan
         active = shares >= ACTIVE
         return active, active | (shares <= RESTING)
+
+
+def _marked(example: FeatureExample) -> list[tuple[str, bool]]:
+    """Its tokens, and whether each is a control token, which text with the same letters is not."""
+    control = frozenset(example.control)
+    return [(token, place in control) for place, token in enumerate(example.tokens)]
 
 
 def _writes(evidence: FeatureEvidence, raises: tuple[str, ...], lowers: tuple[str, ...]) -> str:

@@ -27,7 +27,8 @@ from autointerp.records import Description, Provenance
 MOST_TOKENS, LONGEST_TOKEN = 10, 30
 
 
-def _tokens_schema() -> dict[str, Any]:
+def tokens_schema() -> dict[str, Any]:
+    """The schema of a list of tokens."""
     return {"type": "array", "items": text_schema(LONGEST_TOKEN), "maxItems": MOST_TOKENS}
 
 
@@ -39,8 +40,8 @@ FEATURE_SCHEMA: dict[str, Any] = {
         "summary": text_schema(300),
         "label": {"type": "string", "enum": list(FEATURE_LABELS)},
         "predicate": text_schema(400),
-        "raises": _tokens_schema(),
-        "lowers": _tokens_schema(),
+        "raises": tokens_schema(),
+        "lowers": tokens_schema(),
         "conditions": text_schema(200),
         "counterexamples": text_schema(200),
         "confidence": {"type": "integer", "minimum": 0, "maximum": 100},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from autointerp.explain.asked import FEW_EXAMPLES as FEW_EXAMPLES
 from autointerp.explain.asked import USED_UP as USED_UP
 from autointerp.explain.asked import (
     ExplainTask,

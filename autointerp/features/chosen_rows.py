@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from autointerp.feature_records import ACTIVE, FeatureStratum
 from autointerp.features.best_of_documents import Entries
-from autointerp.features.first_pass import UnitPass
+from autointerp.features.first_pass import HALF_MAX, UnitPass
 from autointerp.features.learning_rows import LearningRows
 from autointerp.features.unit_table import UnitTable
 
@@ -24,20 +24,18 @@ WANTED: dict[FeatureStratum, int] = {
     "top": N_TOP, "quantile": N_QUANTILE, "random": N_RANDOM, "contrast": N_CONTRAST,
 }  # fmt: skip
 _TRIED = 64  # rows of a token looked at for one at rest
-Row = tuple[int, int, float, str | None]  # window of the corpus, dst, a, tier
+Row = tuple[int, int, str | None]  # window of the corpus, dst, tier
 
 
 @dataclass(frozen=True)
 class ChosenRow:
-    """A row picked for one unit: where it is, and why; `quantile` is that of `a` among random rows."""
+    """A row picked for one unit: where it is, and why. What the unit does there is read afterwards."""
 
     window: int
     dst: int
     stratum: FeatureStratum
     tier: str | None
     weight: float
-    a: float
-    quantile: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +49,23 @@ class Pool:
     learning: LearningRows
     seed: int
 
+    def quantile(self, unit: int, a: float) -> float:
+        """Of an activation of a unit (its place in the table) among the random rows that all units share."""
+        among = self.state.shared[:, unit] * np.float16(self.table.sign[unit])
+        own = np.float16(min(max(a, 0.0), HALF_MAX))  # rounded as the others are: a row stands at its own place
+        return float(np.count_nonzero(among <= own)) / max(len(among), 1)
+
 
 @dataclass
 class _Selection:
     cluster: Int[np.ndarray, " all_windows"]
-    among: Float[np.ndarray, " sample"]  # a on random rows, ascending
     chosen: list[ChosenRow] = field(default_factory=list)
     taken: set[tuple[int, int]] = field(default_factory=set)
 
     def fill(self, stratum: FeatureStratum, n: int, rows: Iterable[Row]) -> None:
         documents = {int(self.cluster[c.window]) for c in self.chosen if c.stratum == stratum}
         before = len(self.chosen)
-        for window, dst, a, tier in rows:
+        for window, dst, tier in rows:
             if len(self.chosen) - before == n:
                 return
             document = int(self.cluster[window])
@@ -70,8 +73,7 @@ class _Selection:
                 continue
             documents.add(document)
             self.taken.add((window, dst))
-            quantile = float(np.searchsorted(self.among, a, side="right")) / max(len(self.among), 1)
-            self.chosen.append(ChosenRow(window, dst, stratum, tier, 1.0, a, quantile))
+            self.chosen.append(ChosenRow(window, dst, stratum, tier, 1.0))
 
     def count(self, stratum: FeatureStratum) -> int:
         return sum(c.stratum == stratum for c in self.chosen)
@@ -84,17 +86,14 @@ def choose_rows(
 
     `above_rest`: learning rows on which it is not at rest; `neighbours`: units with like directions, alive.
     """
-    sign = int(pool.table.sign[unit])
-    side = int(sign < 0)
-    shared = pool.state.shared[:, unit].astype(np.float64) * sign
-    selection = _Selection(pool.cluster, np.sort(np.maximum(shared, 0)))
+    side = int(pool.table.sign[unit] < 0)
+    selection = _Selection(pool.cluster)
     selection.fill("top", N_TOP, _rows(pool.state.top[side].ordered(unit)))
     for rows in _bins(pool.state.reservoir[side].ordered(unit)):
         selection.fill("quantile", 1, rows)
-    order = np.random.default_rng([pool.seed, unit]).permutation(len(shared))
-    places = pool.state.places[order]
-    random = zip(pool.numbers[places[:, 0]], places[:, 1], shared[order], strict=True)
-    selection.fill("random", N_RANDOM, ((int(w), int(d), max(float(a), 0.0), None) for w, d, a in random))
+    places = np.random.default_rng([pool.seed, unit]).permutation(pool.state.places)
+    random = zip(pool.numbers[places[:, 0]], places[:, 1], strict=True)
+    selection.fill("random", N_RANDOM, ((int(w), int(d), None) for w, d in random))
     weight = float(pool.state.progress[1]) / max(selection.count("random"), 1)
     selection.chosen = [replace(c, weight=weight) if c.stratum == "random" else c for c in selection.chosen]
     _contrast(pool, selection, unit, above_rest, neighbours)
@@ -104,8 +103,8 @@ def choose_rows(
 
 
 def _rows(entries: Entries) -> Iterator[Row]:
-    for window, dst, value in zip(entries.window, entries.dst, entries.value, strict=True):
-        yield int(window), int(dst), float(value), None
+    for window, dst in zip(entries.window, entries.dst, strict=True):
+        yield int(window), int(dst), None
 
 
 def _bins(entries: Entries) -> Iterator[Iterator[Row]]:
@@ -146,7 +145,7 @@ def _same_token(pool: Pool, tops: list[ChosenRow], resting: np.ndarray, rng: np.
                 row = queue[turn]
                 window = int(learning.numbers[learning.window[row]])
                 if int(pool.cluster[window]) not in documents:
-                    yield window, int(learning.dst[row]), 0.0, "token"
+                    yield window, int(learning.dst[row]), "token"
 
 
 def _near(pool: Pool, resting: np.ndarray, neighbours: list[int]) -> Iterator[Row]:
@@ -156,10 +155,10 @@ def _near(pool: Pool, resting: np.ndarray, neighbours: list[int]) -> Iterator[Ro
         side = int(pool.table.sign[other] < 0)
         least = ACTIVE * float(pool.table.reference[other])
         kept = [pool.state.top[side].ordered(other), pool.state.reservoir[side].ordered(other)]
-        lists.append([(w, d) for entries in kept for w, d, a, _ in _rows(entries) if a >= least])
+        lists.append([(w, d) for e in kept for (w, d, _), a in zip(_rows(e), e.value, strict=True) if a >= least])
     for turn in range(max((len(some) for some in lists), default=0)):
         for some in lists:
             if turn < len(some):
                 row = pool.learning.find(*some[turn])
                 if row is not None and resting[row]:
-                    yield *some[turn], 0.0, "neighbour"
+                    yield *some[turn], "neighbour"

@@ -13,9 +13,8 @@ from jaxtyping import Float32
 from autointerp.evidence.examples import Windows
 from autointerp.feature_records import ABLATED, FeatureExample
 from autointerp.features.activations import used_sites
-from autointerp.features.chosen_rows import ChosenRow
+from autointerp.features.chosen_rows import ChosenRow, Pool
 from autointerp.features.effects import UnitEffect, UnitPlace, unit_effects
-from autointerp.features.unit_table import UnitTable
 from autointerp.features.units import UnitSet
 from autointerp.model import LanguageModel, read_units
 from autointerp.records import Feature
@@ -29,7 +28,7 @@ class ExampleReader:
 
     model: LanguageModel
     units: UnitSet
-    table: UnitTable
+    pool: Pool
     windows: Windows
     batch_size: int
 
@@ -77,7 +76,8 @@ class ExampleReader:
         return [found[i] for i in range(len(chosen))]
 
     def _place(self, feature: Feature, row: ChosenRow, window: int, curve: np.ndarray) -> UnitPlace:
-        change = float(self.table.mean[self.table.row(feature)]) - float(curve[row.dst])
+        table = self.pool.table
+        change = float(table.mean[table.row(feature)]) - float(curve[row.dst])
         return UnitPlace(feature, window, row.dst, change, self._next_id(row))
 
     def _next_id(self, row: ChosenRow) -> int | None:
@@ -89,11 +89,17 @@ class ExampleReader:
         ids = self.windows.ids[window][: int(self.windows.lengths[window])]
         return tuple(self.model.strings[int(i)] for i in ids)
 
+    def _control(self, window: int) -> tuple[int, ...]:
+        ids = self.windows.ids[window][: int(self.windows.lengths[window])]
+        return tuple(np.flatnonzero(np.isin(ids, self.model.special_ids)).tolist())
+
     def _example(
         self, feature: Feature, row: ChosenRow, tokens: tuple[str, ...], curve: np.ndarray, effect: UnitEffect | None
     ) -> FeatureExample:
-        unit = self.table.row(feature)
-        share = np.round(curve[: len(tokens)] * (self.table.sign[unit] / self.table.reference[unit]), 3)
+        table = self.pool.table
+        unit = table.row(feature)
+        share = np.round(curve[: len(tokens)] * (table.sign[unit] / table.reference[unit]), 3)
+        a = max(float(curve[row.dst]) * int(table.sign[unit]), 0.0)
         following = self._next_id(row)
         return FeatureExample(
             doc_id=self.windows.doc_ids[int(self.windows.doc[row.window])],
@@ -104,8 +110,9 @@ class ExampleReader:
             weight=row.weight,
             tokens=tokens,
             activations=tuple(np.maximum(share, 0.0).tolist()),
-            activation=float(f"{max(float(curve[row.dst]) * int(self.table.sign[unit]), 0.0):.6g}"),
-            quantile=row.quantile,
+            control=self._control(row.window),
+            activation=float(f"{a:.6g}"),
+            quantile=self.pool.quantile(unit, a),
             next_token=None if following is None else self.model.strings[following],
             abl_dlogp_next=float("nan") if effect is None else float(f"{effect.dlogp_next:.6g}"),
             abl_kl=float("nan") if effect is None else float(f"{effect.kl:.6g}"),

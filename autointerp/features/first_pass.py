@@ -35,7 +35,7 @@ from autointerp.model import LanguageModel, UnitSite, read_units
 
 TOP, RESERVOIR, SHARED_ROWS = 16, 32, 1024
 _CHECKPOINT_SECONDS = 30.0
-_HALF_MAX = 65504.0  # the largest float16
+HALF_MAX = 65504.0  # the largest float16
 
 
 @dataclass
@@ -51,6 +51,7 @@ class UnitPass:
     open_best: list[Entries]  # of the open document, by side: largest activation
     open_drawn: list[Entries]  # its drawn row
     places: Rows
+    documents: Int[np.ndarray, " row"]  # of the places
     shared: Float16[np.ndarray, "row unit"]  # raw activations at `places`
     progress: Int[np.ndarray, " 4"]  # windows read, rows read, documents closed, the open document or -1
     identity: Int[np.ndarray, " 3"]  # of seed and split: another's checkpoint is not read
@@ -69,6 +70,7 @@ class UnitPass:
             [Entries.empty(n_units) for _ in range(n_sides)],
             [Entries.empty(n_units) for _ in range(n_sides)],
             places,
+            np.arange(len(places)),  # until they are known, each row counts as a document
             np.full((len(places), n_units), 0, np.float16),
             np.array([0, 0, 0, -1], np.int64),
             np.array(identity, np.int64),
@@ -145,6 +147,7 @@ class UnitPassReader:
         split = zlib.crc32(np.ascontiguousarray(self.explain.numbers, np.int64).tobytes())
         identity = (self.plan.seed, len(self.explain.numbers), split)
         self.state = UnitPass.empty(int(self._starts[-1]), sides, places, identity)
+        self.state.documents = np.asarray(self.explain.windows.doc[self.explain.numbers[places[:, 0]]])
         self._keys = document_keys(self.explain.windows.doc_ids)
 
     def read(self, batch: Batch) -> None:
@@ -184,7 +187,7 @@ class UnitPassReader:
     def _window(self, site: int, values: Float[Tensor, "pos unit"], window: _WindowRows) -> Seen:
         part = slice(*self._starts[site : site + 2])
         for place in window.shared:
-            raw = values[int(self.state.places[place, 1])].clamp(-_HALF_MAX, _HALF_MAX)
+            raw = values[int(self.state.places[place, 1])].clamp(-HALF_MAX, HALF_MAX)
             self.state.shared[place, part] = raw.cpu().numpy().astype(np.float16)
         floors = [
             Floors((top.least[part] >> np.uint64(32)).astype(np.uint32).view(np.float32), drawn.least[part])

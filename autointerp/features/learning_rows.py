@@ -1,6 +1,7 @@
-"""The explain rows on which rules are learned, with what a predicate may say of each, in arrays.
+"""The explain rows on which rules are learned and measured, with what a predicate may say of each, in arrays.
 
-All rows of the split, or those of the documents with the smallest seeded hashes up to `MAX_ROWS`.
+All rows of the split, or those of the documents with the smallest seeded hashes up to `MAX_ROWS`. Half of the documents
+(near-duplicates together, in the order of seeded hashes) are there to measure what was learned on the others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from autointerp.features.token_column import TokenColumn
 from autointerp.predicate import TokenRows, TokenTable
 
 MAX_ROWS = 2**18
+_HALVES = 1 << 40  # added to the seed: another order than that in which documents are chosen
 Ints = Int[np.ndarray, " row"]
 
 
@@ -35,6 +37,7 @@ class LearningRows:
     here: TokenColumn
     before: TokenColumn
     seen_before: Bool[np.ndarray, " row"]
+    measuring: Bool[np.ndarray, " row"]  # of the half on which rules are measured; they are learned on the others
     text_at: Int[np.ndarray, "window pos"]  # code in `strings`, -1 at pads and control tokens
     strings: list[str]  # of `text_at`
 
@@ -116,9 +119,23 @@ def learning_rows(
         here=TokenColumn.of("dst", ids[window, dst], starts[window, dst], table, strings),
         before=TokenColumn.of("dst.prev", ids[window, dst - 1], starts[window, dst - 1], table, strings),
         seen_before=np.asarray(tokens.attribute("seen_before"))[window, dst],
+        measuring=_measuring(explain, numbers, seed)[window],
         text_at=np.where(real, at.reshape(text.shape), -1).astype(np.int32),
         strings=[strings[int(i)] for i in some],
     )
+
+
+def _measuring(explain: ExplainWindows, numbers: Int[np.ndarray, " window"], seed: int) -> Bool[np.ndarray, " window"]:
+    """Every other cluster of near-duplicates, in the order of the smallest hash of its documents."""
+    documents = np.asarray(explain.windows.doc[numbers])
+    keys = document_keys([explain.windows.doc_ids[int(d)] for d in documents])
+    hashes = mix(keys ^ mix(np.array([seed], np.uint64) + np.uint64(_HALVES)))
+    clusters, place = np.unique(np.asarray(explain.cluster[numbers]), return_inverse=True)
+    least = np.full(len(clusters), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(least, place, hashes)
+    rank = np.empty(len(clusters), np.int64)
+    rank[np.argsort(least, kind="stable")] = np.arange(len(clusters))
+    return np.asarray(rank[place] % 2 == 1)
 
 
 def _chosen_windows(explain: ExplainWindows, seed: int) -> Int[np.ndarray, " window"]:

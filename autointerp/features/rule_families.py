@@ -42,8 +42,9 @@ def _best_pair(problem: Problem) -> Rule | None:
     rows = problem.rows
     codes, parts, counts = rows.pairs
     tp = np.bincount(codes[problem.open_active], minlength=len(counts))
+    named = counts - np.bincount(codes[problem.open_between], minlength=len(counts))
     able = (tp >= MIN_ACTIVE) & rows.here.usable[parts[1]]
-    f1 = np.where(able, problem.f1(tp.astype(np.float64), counts.astype(np.float64)), -1.0)
+    f1 = np.where(able, problem.f1(tp.astype(np.float64), named.astype(np.float64)), -1.0)
     best = int(f1.argmax())
     if f1[best] < 0:
         return None

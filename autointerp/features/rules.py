@@ -1,32 +1,34 @@
-"""Simple rules about when a unit is active, learned and measured on the explain rows.
+"""Simple rules about when a unit is active, learned on half of the explain documents and measured on the other half.
 
 1. Each family (one token, a class, a set, a token after another, an earlier token, position, repetition) gives the
    rule with the best F1 over active against resting rows, where each literal must bring `PRICE`; a string that was
    active fewer than three times is in none.
 2. `either`: a rule and the best that can be joined to it by `or`, each found anew with the other held. It is read as
    the family of the part that holds more.
-3. The same searches on shuffled activations (as many active and between rows, drawn anew) give `null_max`; units with
-   about as many such rows share it.
-4. A rule fires where F1 is `MARGIN` above `null_max`, and still at least .5 less `LONG` for each further literal: a
+3. What was found is counted on documents that the search has not seen: F1, precision, recall and coverage are those.
+4. The same on shuffled activations (as many active and between rows, drawn anew) gives `null_max`; units with about as
+   many such rows share it.
+5. A rule fires where F1 is `MARGIN` above `null_max`, and still at least .5 less `LONG` for each further literal: a
    long list that holds half of a unit is no simple rule.
 
-Rules are counted on all of the learning rows (`learning_rows`), not on examples. They say nothing of rows unseen:
-that is what scoring on held-out text is for.
+Rules are counted on the learning rows (`learning_rows`), not on examples. The best of several rules is still the best
+of several: scoring on held-out text is for the one that is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Int
 
 from autointerp.errors import PredicateError
 from autointerp.feature_records import RuleReading
 from autointerp.features.active_rows import UnitRows
 from autointerp.features.learning_rows import LearningRows
 from autointerp.features.rule_families import context, position, repetition, token_pair
-from autointerp.features.rule_problem import Problem, Rule, best_of
+from autointerp.features.rule_problem import Mask, Problem, Rule, best_of
 from autointerp.features.rule_terms import one_token, token_class, token_set
 from autointerp.predicate import parse_positional
 
@@ -34,6 +36,7 @@ FIRES, MARGIN, LONG, GAIN = 0.5, 0.05, 0.01, 0.05
 _REFITS = 2
 _WORTH_JOINING = 0.25  # F1 of a best rule below which no second one is looked for
 _GOOD, _SHORT = 0.97, 0.9  # F1 of a rule that leaves nothing to gain, and its worth: a long list may hide two rules
+Rows = Int[np.ndarray, " some"]
 Search = Callable[[Problem], Rule | None]
 FAMILIES: dict[str, Search] = {
     "token": lambda problem: one_token(problem, problem.rows.here),
@@ -57,23 +60,36 @@ class RuleLearner:
 
     def learn(self, rows: UnitRows) -> tuple[RuleReading, ...]:
         """The rules of one unit, best F1 first."""
-        problem = Problem(self.rows, rows.active, rows.between)
+        problem, unseen = self._halves(rows.active, rows.between)
         if not len(problem.active):
             return ()
         found = _searched(problem)
-        nulls = self._nulls(_two_digits(len(problem.active)), _two_digits(len(problem.between)))
+        nulls = self._nulls(_two_digits(len(rows.active)), _two_digits(len(rows.between)))
         either = _either(problem, found)
         named = [*found.items(), *([("either", either)] if either is not None else [])]
         most = max(nulls.values(), default=0.0)
-        readings = [_reading(problem, rows, rule, nulls.get(name, most)) for name, rule in named]
+        readings = [_reading(unseen, rows, rule, nulls.get(name, most)) for name, rule in named]
         return tuple(sorted(readings, key=lambda r: -r.f1))
 
+    def _halves(self, active: Rows, between: Rows) -> tuple[Problem, Problem]:
+        """What to learn from, and what to measure on. The rows of the other half count for nothing, as those between
+        rest and activity do."""
+        measuring = self.rows.measuring
+        return self._half(~measuring, active, between), self._half(measuring, active, between)
+
+    def _half(self, half: Mask, active: Rows, between: Rows) -> Problem:
+        aside = ~half
+        aside[between] = True
+        return Problem(self.rows, active[half[active]], np.flatnonzero(aside))
+
     def _nulls(self, active: int, between: int) -> dict[str, float]:
-        """The F1 of each family's best rule about `active` rows drawn at random, with `between` others left out."""
+        """The F1 on the measuring half of each family's best rule about `active` rows drawn at random, with `between`
+        others left out."""
         if (active, between) not in self._known_nulls:
             drawn = np.random.default_rng([self.seed, active, between]).permutation(len(self.rows))
-            shuffled = Problem(self.rows, np.sort(drawn[:active]), np.sort(drawn[active : active + between]))
-            self._known_nulls[active, between] = {name: rule.f1 for name, rule in _searched(shuffled).items()}
+            problem, unseen = self._halves(np.sort(drawn[:active]), drawn[active : active + between])
+            found = _searched(problem)
+            self._known_nulls[active, between] = {name: unseen.f1_of(rule.mask) for name, rule in found.items()}
         return self._known_nulls[active, between]
 
 
@@ -145,19 +161,20 @@ def _readable(text: str) -> bool:
     return True
 
 
-def _reading(problem: Problem, rows: UnitRows, rule: Rule, null_max: float) -> RuleReading:
-    whole = replace(problem, within=None, named=None)
-    tp, named = whole.count(rule.mask)
-    f1 = float(whole.f1(np.array(tp), np.array(named)))
-    mass = float(rows.share.sum())
+def _reading(unseen: Problem, rows: UnitRows, rule: Rule, null_max: float) -> RuleReading:
+    """A rule counted on the rows of `unseen`."""
+    tp, named = unseen.count(rule.mask)
+    f1, n_active = unseen.f1_of(rule.mask), len(unseen.active)
+    mine = unseen.rows.measuring[rows.rows]
+    mass, covered = float(rows.share[mine].sum()), float(rows.share[mine & rule.mask[rows.rows]].sum())
     return RuleReading(
         name=rule.name,
         predicate=rule.text,
         f1=round(f1, 6),
         precision=round(tp / named, 6) if named else float("nan"),
-        recall=round(tp / len(problem.active), 6),
-        coverage=round(float(rows.share[rule.mask[rows.rows]].sum()) / mass, 6) if mass else float("nan"),
-        n_active=len(problem.active),
+        recall=round(tp / n_active, 6) if n_active else float("nan"),
+        coverage=round(covered / mass, 6) if mass else float("nan"),
+        n_active=n_active,
         n_predicted=int(named),
         null_max=round(null_max, 6),
         fires=f1 >= null_max + MARGIN and f1 - LONG * max(rule.items - 1, 0) >= FIRES,

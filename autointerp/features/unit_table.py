@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 
-from autointerp.feature_records import ACTIVE
+from autointerp.features.active_share import active_shares
 from autointerp.features.best_of_documents import Entries
 from autointerp.features.first_pass import UnitPass
 from autointerp.model import UnitSite
 from autointerp.records import Feature
 
-ENOUGH_SHARED = 32  # shared rows above 0 from which they, not the unit's own reservoir, say how often it is active
 DEAD_RANGE = 1e-6
 DENSE_SHARE = 0.5
-_UNITS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class UnitTable:
     """Arrays over all units. `mean` is that of the raw activation; the others are of `a = sign * activation`.
 
-    `density`: share of rows with a > 0. `active_share`: estimated share of active rows. `reference`: mean of the 16
-    highest document maxima of a. `state`: `ok`, `dead` (never above 0; a neuron: a range under 1e-6) or `dense`
-    (active on more than half of the rows).
+    `density`: share of rows with a > 0. `active_share`: share of active rows, estimated (`active_share`) until it is
+    counted (`counted`). `reference`: mean of the 16 highest document maxima of a. `state`: `ok`, `dead` (never above 0;
+    a neuron: a range under 1e-6) or `dense` (active on more than half of the rows).
     """
 
     kind: np.ndarray  # of str
@@ -43,6 +41,14 @@ class UnitTable:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def counted(self, shares: Mapping[Feature, float]) -> UnitTable:
+        """With the counted shares of active rows of units that are not dead in place of the estimates."""
+        active, state = self.active_share.copy(), self.state.astype("<U5")
+        for feature, share in shares.items():
+            active[self.row(feature)] = share
+            state[self.row(feature)] = "dense" if share > DENSE_SHARE else "ok"
+        return replace(self, active_share=active, state=state)
 
     def feature(self, unit: int) -> Feature:
         return Feature(kind=self.kind[unit].item(), layer=int(self.layer[unit]), index=int(self.index[unit]))
@@ -69,7 +75,7 @@ def unit_table(state: UnitPass, sites: Sequence[UnitSite]) -> UnitTable:
     kind = np.concatenate([np.repeat(site.kind, site.n_units) for site in sites])
     spread = state.extremes[1].astype(np.float64) - state.extremes[0]
     dead = (density == 0) | ((kind == "neuron") & ~(spread >= DEAD_RANGE))
-    active = _active_share(state, sign, reference, density)
+    active = active_shares(state, sign, reference, density)
     return UnitTable(
         kind=kind,
         layer=np.concatenate([np.full(site.n_units, site.layer) for site in sites]),
@@ -101,26 +107,3 @@ def signs(state: UnitPass) -> Int[np.ndarray, " unit"]:
 def _means(entries: Entries) -> Float64[np.ndarray, " unit"]:
     there = entries.key > 0
     return np.asarray((entries.value.astype(np.float64) * there).sum(1) / np.maximum(there.sum(1), 1))
-
-
-def _active_share(
-    state: UnitPass, sign: Int[np.ndarray, " unit"], reference: Float64[np.ndarray, " unit"],
-    density: Float64[np.ndarray, " unit"],
-) -> Float64[np.ndarray, " unit"]:  # fmt: skip
-    """From the shared rows, or from the unit's own reservoir where it is above 0 on few of them."""
-    found = np.zeros(len(sign))
-    for start in range(0, len(sign), _UNITS_AT_ONCE):
-        part = slice(start, start + _UNITS_AT_ONCE)
-        a = state.shared[:, part].astype(np.float32) * sign[part]
-        common = (a > 0).sum(0) >= ENOUGH_SHARED
-        shared = (a >= ACTIVE * reference[part]).mean(0) if len(a) else np.zeros(a.shape[1])
-        own = np.stack([_own_share(r.entries, part, reference[part]) for r in state.reservoir])
-        side = (sign[part] < 0).astype(np.int64)
-        found[part] = np.where(common, shared, density[part] * own[side, np.arange(a.shape[1])])
-    return found
-
-
-def _own_share(entries: Entries, part: slice, reference: Float[np.ndarray, " unit"]) -> Float64[np.ndarray, " unit"]:
-    there = entries.key[part] > 0
-    active = there & (entries.value[part] >= ACTIVE * reference[:, None])
-    return np.asarray(active.sum(1) / np.maximum(there.sum(1), 1))

@@ -1,12 +1,7 @@
-"""Which neurons or latents a run is about: a specification to sites, checked against the model.
-
-`neurons`, `neurons:L3`, `neurons:L3N17`, `neurons:L3N10-L3N200`, `neurons:L0-L2`, and lists with commas;
-`sae:FOLDER`, `sae:FILE.safetensors`, `sae:hf:REPO[:SUBFOLDER]`, `sae:demo` (trained on the embedded model).
-"""
+"""Which neurons or latents a run is about: a specification (`unit_names`) to sites, checked against the model."""
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +12,11 @@ from torch import Tensor
 
 from autointerp.demo.model import sae_folder
 from autointerp.errors import BadInput, ModelError
+from autointerp.features.unit_names import Span, named_spans, unit_spec
 from autointerp.model import LanguageModel, UnitSite, neuron_site
 from autointerp.model.unit_sites import HookPlace, place_width
 from autointerp.records import Feature
 from autointerp.sae import Sae, load_sae
-
-_FORMS = "neurons, neurons:L3, neurons:L3N10-L3N200, sae:FOLDER, sae:FILE.safetensors, sae:hf:REPO, sae:demo"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +55,16 @@ class UnitSet:
 def load_units(spec: str, model: LanguageModel) -> UnitSet:
     """The units that `spec` names. Raises BadInput for a specification, a file or an index that does not fit the
     model, ModelError where the model has no such units."""
-    kind, _, rest = spec.strip().partition(":")
-    if kind == "neurons":
-        return _neurons(spec.strip(), rest, model)
-    if kind == "sae" and rest.strip():
-        return _latents(spec.strip(), rest.strip(), model)
-    raise BadInput(f"--units {spec!r} is unknown. Write one of: {_FORMS}.")
+    found = unit_spec(spec)
+    if found.kind == "neuron":
+        return _neurons(spec.strip(), found.spans, model)
+    return _latents(spec.strip(), found.source, model)
 
 
 def select(units: UnitSet, text: str) -> UnitSet:
     """Only the units that `text` names (`L3F17,L3F20-L3F40`, `L3`). Raises BadInput for one that `units` does not name,
     though its place is read."""
-    chosen, wanted = _named(text, units), set(units.features)
+    chosen, wanted = _named(named_spans(text, units.sites[0].kind), units), set(units.features)
     other = next((unit for unit in chosen if unit not in wanted), None)
     if other is not None:
         raise BadInput(f"--select names {other}, which is not among --units {units.spec}. Name some of those.")
@@ -92,18 +84,16 @@ def head_shares(site: UnitSite, index: int, n_heads: int) -> tuple[float, ...]:
     return tuple(float(part) / total if total > 0 else 0.0 for part in parts)
 
 
-def _neurons(spec: str, text: str, model: LanguageModel) -> UnitSet:
-    """Sites of all layers that `text` names, or of all layers with neurons."""
-    if ":" in spec and not text.strip():
-        raise BadInput(f"--units {spec!r} names no neuron. Write neurons, neurons:L3 or neurons:L3N17.")
+def _neurons(spec: str, spans: Sequence[Span] | None, model: LanguageModel) -> UnitSet:
+    """Sites of all layers that `spans` name, or of all layers with neurons."""
     sites: list[UnitSite] = []
     without: list[int] = []
-    wanted = _layers(text, model) if text.strip() else range(model.n_layers)
+    wanted = range(model.n_layers) if spans is None else _layers(spans, model)
     for layer in wanted:
         try:
             sites.append(neuron_site(model, layer))
         except ModelError:
-            if text.strip():
+            if spans is not None:
                 raise
             without.append(layer)
     if not sites:
@@ -112,19 +102,17 @@ def _neurons(spec: str, text: str, model: LanguageModel) -> UnitSet:
     if without:
         facts["layers_without_neurons"] = without
     every = UnitSet(spec, tuple(sites), (), facts)
-    return replace(every, features=_named(text, every) if text.strip() else _all(sites))
+    return replace(every, features=_all(sites) if spans is None else _named(spans, every))
 
 
-def _layers(text: str, model: LanguageModel) -> list[int]:
+def _layers(spans: Sequence[Span], model: LanguageModel) -> list[int]:
     """The layers that a selection touches, ascending. Raises BadInput for one that the model has not."""
     found: set[int] = set()
-    for part in text.split(","):
-        ends = [_end(end, part, "neuron") for end in part.split("-")]
-        for layer, _ in ends:
-            if layer >= model.n_layers:
-                raise BadInput(f"{part.strip()}: layer {layer} is not there; {model.name} has layers 0 to "
-                               f"{model.n_layers - 1}.")  # fmt: skip
-        found |= set(range(min(layer for layer, _ in ends), max(layer for layer, _ in ends) + 1))
+    for span in spans:
+        if span.last[0] >= model.n_layers:
+            raise BadInput(f"{span.text}: layer {span.last[0]} is not there; {model.name} has layers 0 to "
+                           f"{model.n_layers - 1}.")  # fmt: skip
+        found |= set(range(span.first[0], span.last[0] + 1))
     return sorted(found)
 
 
@@ -132,43 +120,23 @@ def _all(sites: Sequence[UnitSite]) -> tuple[Feature, ...]:
     return tuple(site.unit(index) for site in sites for index in range(site.n_units))
 
 
-def _named(text: str, units: UnitSet) -> tuple[Feature, ...]:
+def _named(spans: Sequence[Span], units: UnitSet) -> tuple[Feature, ...]:
     """The units of a selection: single ones, whole layers, ranges."""
     kind = units.sites[0].kind
     found: set[tuple[int, int]] = set()  # (number of the site, index)
-    for part in text.split(","):
-        ends = [_end(end, part, kind) for end in part.split("-")]
-        if len(ends) > 2:
-            raise BadInput(f"{part.strip()!r} is no range. Write one like {_example(kind)}-{_example(kind, 40)}.")
-        first = Feature(kind=kind, layer=ends[0][0], index=ends[0][1] or 0)
-        last_layer, last_index = ends[-1]
+    for span in spans:
+        first = Feature(kind=kind, layer=span.first[0], index=span.first[1])
         units.place(first)
+        last_layer, last_index = span.last
         if last_index is None:
             last_index = units.site_of(Feature(kind=kind, layer=last_layer, index=0)).n_units - 1
-        last = Feature(kind=kind, layer=last_layer, index=last_index)
-        if last < first:
-            raise BadInput(f"{part.strip()!r} runs from a higher to a lower unit. Write the lower one first.")
-        low, high = units.place(first), units.place(last)
+        low, high = units.place(first), units.place(Feature(kind=kind, layer=last_layer, index=last_index))
         for number in range(low[0], high[0] + 1):
             site = units.sites[number]
             start = low[1] if number == low[0] else 0
             stop = high[1] if number == high[0] else site.n_units - 1
             found |= {(number, index) for index in range(start, stop + 1)}
     return tuple(units.sites[number].unit(index) for number, index in sorted(found))
-
-
-def _end(text: str, part: str, kind: str) -> tuple[int, int | None]:
-    """(layer, index or None for the whole layer) of one end of a range."""
-    letter = "N" if kind == "neuron" else "F"
-    match = re.fullmatch(rf"\s*[Ll](\d+)(?:[{letter}{letter.lower()}](\d+))?\s*", text)
-    if match is None:
-        raise BadInput(f"{part.strip()!r} names no {kind}. Write {_example(kind)}, a range "
-                       f"{_example(kind)}-{_example(kind, 40)}, or a layer L3.")  # fmt: skip
-    return int(match[1]), int(match[2]) if match[2] is not None else None
-
-
-def _example(kind: str, index: int = 17) -> str:
-    return f"L3{'N' if kind == 'neuron' else 'F'}{index}"
 
 
 def _latents(spec: str, where: str, model: LanguageModel) -> UnitSet:

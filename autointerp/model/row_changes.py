@@ -108,18 +108,6 @@ class RowAdditions:
     def __len__(self) -> int:
         return len(self.dst)
 
-    @classmethod
-    def of_vectors(
-        cls,
-        window: Int[np.ndarray, " row"],
-        dst: Int[np.ndarray, " row"],
-        hook: str,
-        vectors: Float[Tensor, "row width"],
-    ) -> RowAdditions:
-        """One vector a row, all at one hook."""
-        n = len(dst)
-        return cls(window, dst, np.zeros(n, np.int64), np.arange(n), np.ones(n, np.float32), (hook,), (vectors,))
-
     @property
     def layer(self) -> Int[np.ndarray, " row"]:
         layers: Int[np.ndarray, " hook"] = np.array([int(name.split(".")[1]) for name in self.hooks], np.int64)

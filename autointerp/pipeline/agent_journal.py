@@ -1,6 +1,6 @@
 """The loops of a run on disk: `cache/agent.jsonl` gets a line for each turn and each answer, as they happen.
 
-A line names its head and the description that its loop began with: a head that was described anew begins anew.
+A line names its unit and the description that its loop began with: a unit that was described anew begins anew.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 
+from pydantic import AliasChoices, Field
+
 from autointerp.agent.journal import Entry, Journal
-from autointerp.records import Description, Head
+from autointerp.records import Description, Unit
 from autointerp.store import RunFolder
 
 AGENT = "cache/agent.jsonl"
@@ -18,7 +20,7 @@ AGENT = "cache/agent.jsonl"
 class JournalLine(Entry):
     """A line of `cache/agent.jsonl`."""
 
-    head: Head
+    unit: Unit = Field(validation_alias=AliasChoices("unit", "head"))
     basis: str
 
 
@@ -27,16 +29,16 @@ class RunJournals:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._held: dict[tuple[Head, str], list[JournalLine]] = defaultdict(list)
+        self._held: dict[tuple[Unit, str], list[JournalLine]] = defaultdict(list)
         for line in map(JournalLine.model_validate, run.read(AGENT)):
-            self._held[line.head, line.basis].append(line)
+            self._held[line.unit, line.basis].append(line)
 
-    def of(self, head: Head, one_shot: Description) -> Journal:
-        """The journal of one head's loop."""
+    def of(self, unit: Unit, one_shot: Description) -> Journal:
+        """The journal of one unit's loop."""
         basis = hashlib.sha256(one_shot.model_dump_json().encode()).hexdigest()[:16]
 
         def keep(entry: Entry) -> None:
-            line = JournalLine(head=head, basis=basis, turn=entry.turn, key=entry.key, numbers=entry.numbers)
+            line = JournalLine(unit=unit, basis=basis, turn=entry.turn, key=entry.key, numbers=entry.numbers)
             self._run.append(AGENT, line)
 
-        return Journal(self._held.pop((head, basis), ()), keep)
+        return Journal(self._held.pop((unit, basis), ()), keep)

@@ -1,41 +1,42 @@
-"""The loops of a run: every head is scored once on the select split, and those whose verdict is open get the rounds.
+"""The loops of a run: every unit is scored once on the select split, and those whose verdict is open get the rounds.
 
-1. The one-shot description of every head is scored by its laboratory; where that settles the verdict, nothing is asked.
-2. The other heads run their loops side by side: open verdicts first, then descriptions without a score and refuted
+1. The one-shot description of every unit is scored by its laboratory; where that settles the verdict, nothing is asked.
+2. The other units run their loops side by side: open verdicts first, then descriptions without a score and refuted
    ones, then those that leave much unexplained. Experiments run one at a time in a thread: they hook one shared model.
 3. Loops may use half of the run's budget, so that what they find can still be scored by the judges.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol
 
 from autointerp.agent.allowance import LoopChat
 from autointerp.agent.best_of import BestOf
-from autointerp.agent.laboratory import LabData, Laboratory
-from autointerp.agent.loop import HeadLoop, LoopInputs, LoopResult
-from autointerp.agent.requests import Request
+from autointerp.agent.kind import E, LoopKind
+from autointerp.agent.laboratory import LabData
+from autointerp.agent.loop import LoopInputs, LoopResult, UnitLoop
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.standing import Standing
 from autointerp.agent.steps import StepAsker
 from autointerp.chat.session import ChatSession
 from autointerp.config import RunConfig, Settings
 from autointerp.evidence.collect import Collected, Progress
-from autointerp.explain import Explainer, Explanation, LanguageExplainer
-from autointerp.explain.language import LanguageSettings
+from autointerp.explain import Explanation
+from autointerp.explain.asked import LanguageSettings
+from autointerp.explain.outcome import Explains
 from autointerp.llm import Budget
-from autointerp.model import LanguageModel
 from autointerp.pipeline.agent_journal import RunJournals
-from autointerp.pipeline.describing import Pace, run_together
+from autointerp.pipeline.benches import Lab, LabBench, Workshop
+from autointerp.pipeline.describing import Pace, U, plural, run_together
 from autointerp.pipeline.held_out import explain_rows
 from autointerp.pipeline.inputs import Inputs
 from autointerp.prompting import Templates
-from autointerp.records import Description, Evidence, Head, Provenance, Transcript
+from autointerp.records import Description, Provenance, Transcript
 from autointerp.scoring.suite import HeldOut
+from autointerp.store import RunFolder
 from autointerp.tokentext import printable
 
 ORDER: tuple[Standing, ...] = ("open", "unscored", "refuted", "partial", "settled")  # whose rounds come first
@@ -45,51 +46,57 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """Hands out the benches of a run's heads; experiments of all of them run one after the other."""
+class Study(Generic[U, E]):
+    """What loops are about: the units that have one, with their evidence; their laboratories; the explainer that is
+    asked again for the best of several one-shot answers."""
 
-    model: LanguageModel
-    evidence: Mapping[Head, Evidence]
-    data: LabData
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def bench(self, head: Head) -> LabBench:
-        """A bench for the experiments on one head."""
-        return LabBench(head, lambda: Laboratory(self.model, head, self.evidence[head], self.data), self.lock)
-
-
-class LabBench:
-    """See `agent.loop.Bench`: a laboratory that works in a thread while it is its turn, and is made when needed: what
-    it holds of its own (masks, sums) would be too much for all heads of a large model."""
-
-    def __init__(self, head: Head, make: Callable[[], Laboratory], lock: asyncio.Lock) -> None:
-        self.head = head
-        self._make, self._lock = make, lock
-        self._laboratory: Laboratory | None = None
-
-    async def run(self, request: Request) -> Plain:
-        """See `agent.loop.Bench.run`."""
-        async with self._lock:
-            self._laboratory = self._laboratory or self._make()
-            return await asyncio.to_thread(self._laboratory.run, request)
-
-    def close(self) -> None:
-        """Let the laboratory go; what it read stays in `LabData.kept` as long as it fits."""
-        self._laboratory = None
+    kind: LoopKind[E]
+    evidence: Mapping[U, E]
+    laboratory: Callable[[U], Lab]
+    explainer: Callable[..., Explains[E]]
 
 
 @dataclass(frozen=True, eq=False)
-class LoopsPlan:
-    """What the loops of a run work with; `donors` maps each head to the one whose experiments answer it."""
+class LoopsPlan(Generic[U, E]):
+    """What the loops of a run work with; `donors` maps each unit to the one whose experiments answer it."""
 
-    workshop: Workshop
+    study: Study[U, E]
     asker: StepAsker
     journals: RunJournals
     spec: LoopSpec
     pace: Pace
-    donors: Mapping[Head, Head]
-    told: bool = False  # each turn is told as it happens, where there is one head to follow
-    samples: Sequence[Explainer] = ()  # for the best of several one-shot answers, in place of rounds
+    donors: Mapping[U, U]
+    workshop: Workshop[U]
+    told: bool = False  # each turn is told as it happens, where there is one unit to follow
+    samples: Sequence[Explains[E]] = ()  # for the best of several one-shot answers, in place of rounds
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """Who is asked, and how: the same for all loops of a run."""
+
+    run: RunFolder
+    config: RunConfig
+    settings: Settings
+    session: ChatSession
+    templates: Templates
+    pace: Pace
+
+
+def loops_plan(study: Study[U, E], asking: Asking) -> LoopsPlan[U, E]:
+    """The loops of a run, as its config has them."""
+    config = asking.config
+    return LoopsPlan(
+        study,
+        step_asker(config, asking.settings, asking.session, asking.templates),
+        RunJournals(asking.run),
+        LoopSpec(rounds=config.agent_plan.rounds),
+        asking.pace,
+        shuffled(list(study.evidence)) if config.agent_plan.shuffled else {},
+        Workshop(study.laboratory),
+        told=len(study.evidence) == 1,
+        samples=sample_explainers(study, asking),
+    )
 
 
 def allowance(session: ChatSession, settings: Settings) -> Budget:
@@ -129,96 +136,114 @@ def step_asker(config: RunConfig, settings: Settings, session: ChatSession, sour
     )
 
 
-def sample_explainers(
-    config: RunConfig, session: ChatSession, source: Templates, heads: Sequence[Head]
-) -> tuple[LanguageExplainer, ...]:
+def sample_explainers(study: Study[U, E], asking: Asking) -> tuple[Explains[E], ...]:
     """Explainers for the further answers of `best_of=K`: other seeds, and not at temperature 0, where all are equal."""
+    config, session = asking.config, asking.session
     settings = LanguageSettings(
         config.max_reply_tokens, max(config.temperature, SAMPLING), config.seed, config.instruction
     )
     chat, found, room = session.chat, session.capabilities, session.room
     return tuple(
-        LanguageExplainer(chat, found, source, settings, dict.fromkeys(heads, draw), room)
+        study.explainer(chat, found, asking.templates, settings, dict.fromkeys(study.evidence, draw), room)
         for draw in range(1, config.agent_plan.best_of)
     )
 
 
-def shuffled(heads: Sequence[Head]) -> dict[Head, Head]:
-    """For each head another one far from it: heads in order, half the list away."""
-    ordered = sorted(heads)
+def shuffled(units: Sequence[U]) -> dict[U, U]:
+    """For each unit another one far from it: units in order, half the list away."""
+    ordered = sorted(units)
     shift = max(1, len(ordered) // 2)
-    return {head: ordered[(place + shift) % len(ordered)] for place, head in enumerate(ordered)}
+    return {unit: ordered[(place + shift) % len(ordered)] for place, unit in enumerate(ordered)}
+
+
+class LoopState(Protocol[U]):
+    """What loops change of a run's state."""
+
+    descriptions: dict[U, Explanation]
+    transcripts: dict[U, Transcript]
+    notes: list[str]
+
+
+async def run_study(study: Study[U, E], asking: Asking, state: LoopState[U], progress: Progress) -> None:
+    """Replace the one-shot descriptions of a run by what the agent makes of them, and note what it did."""
+    await run_loops(loops_plan(study, asking), state.descriptions, state.transcripts, progress)
+    state.notes.append(told(state.transcripts))
 
 
 async def run_loops(
-    plan: LoopsPlan,
-    explanations: dict[Head, Explanation],
-    transcripts: dict[Head, Transcript],
+    plan: LoopsPlan[U, E],
+    explanations: dict[U, Explanation],
+    transcripts: dict[U, Transcript],
     progress: Progress,
 ) -> None:
     """Replace descriptions by those that their loops ended with; `transcripts` fills as it goes. BudgetExceeded and
     ServerError pass through, with what every loop has found until then in place."""
-    described = {h: e.outcome for h, e in sorted(explanations.items()) if isinstance(e.outcome, Description)}
-    loops: dict[Head, HeadLoop] = {}
-    benches: dict[Head, tuple[LabBench, LabBench]] = {}
+    described = {
+        unit: e.outcome
+        for unit, e in sorted(explanations.items())
+        if unit in plan.study.evidence and isinstance(e.outcome, Description)
+    }
+    loops: dict[U, UnitLoop[E]] = {}
+    benches: dict[U, tuple[LabBench[U], LabBench[U]]] = {}
 
-    def close(head: Head) -> None:
-        for bench in benches[head]:
+    def close(unit: U) -> None:
+        for bench in benches[unit]:
             bench.close()
 
-    def keep(head: Head, result: LoopResult) -> None:
-        transcripts[head] = result.transcript
-        explanations[head] = explanations[head].model_copy(update={"outcome": result.description})
+    def keep(unit: U, result: LoopResult) -> None:
+        transcripts[unit] = result.transcript
+        explanations[unit] = explanations[unit].model_copy(update={"outcome": result.description})
 
-    for place, head in enumerate(described):
-        benches[head] = _benches(plan, head)
-        inputs = _inputs(plan, benches[head], described[head], explanations[head].provenance, progress)
-        loops[head] = BestOf(inputs, plan.samples) if plan.samples else HeadLoop(inputs)
-        await loops[head].begin()
-        close(head)
+    for place, unit in enumerate(described):
+        benches[unit] = _benches(plan, unit)
+        inputs = _inputs(plan, benches[unit], described[unit], explanations[unit].provenance, progress)
+        loops[unit] = BestOf(inputs, plan.samples) if plan.samples else UnitLoop(inputs)
+        await loops[unit].begin()
+        close(unit)
         progress("scoring one-shot descriptions on the select split", place + 1, len(described))
-    waiting = [head for head in described if not loops[head].over]
-    waiting.sort(key=lambda head: (ORDER.index(loops[head].standing), head))
-    for head in set(described) - set(waiting):
-        keep(head, loops[head].result())
-    done: list[Head] = []
+    waiting = [unit for unit in described if not loops[unit].over]
+    waiting.sort(key=lambda unit: (ORDER.index(loops[unit].standing), unit))
+    for unit in set(described) - set(waiting):
+        keep(unit, loops[unit].result())
+    done: list[U] = []
 
-    async def one(head: Head) -> None:
+    async def one(unit: U) -> None:
         try:
-            await loops[head].run()
+            await loops[unit].run()
         finally:
-            keep(head, loops[head].result())
-            close(head)
-        done.append(head)
+            keep(unit, loops[unit].result())
+            close(unit)
+        done.append(unit)
         progress("running loops", len(done), len(waiting))
 
-    await run_together([partial(one, head) for head in waiting], plan.pace)
+    await run_together([partial(one, unit) for unit in waiting], plan.pace)
 
 
-def told(transcripts: Mapping[Head, Transcript]) -> str:
+def told(transcripts: Mapping[U, Transcript]) -> str:
     """What the loops did, in one line for the user."""
     looped = [t for t in transcripts.values() if len(t.turns) > 1]
     replaced = sum(t.chosen != "one shot" for t in looped)
     ran = sum(not e.error and not e.repeated for t in looped for turn in t.turns for e in turn.experiments)
+    noun = plural(next(iter(transcripts))) if transcripts else "units"
     return (
-        f"agent: the verdict of {len(looped)} of {len(transcripts)} heads was open after one shot; "
+        f"agent: the verdict of {len(looped)} of {len(transcripts)} {noun} was open after one shot; "
         f"{ran} experiments; {replaced} descriptions were replaced"
     )
 
 
-def _benches(plan: LoopsPlan, head: Head) -> tuple[LabBench, LabBench]:
-    """For the scores of a head, and for the experiments that are asked for about it."""
-    own, donor = plan.workshop.bench(head), plan.donors.get(head, head)
-    return own, own if donor == head else plan.workshop.bench(donor)
+def _benches(plan: LoopsPlan[U, E], unit: U) -> tuple[LabBench[U], LabBench[U]]:
+    """For the scores of a unit, and for the experiments that are asked for about it."""
+    own, donor = plan.workshop.bench(unit), plan.donors.get(unit, unit)
+    return own, own if donor == unit else plan.workshop.bench(donor)
 
 
 def _inputs(
-    plan: LoopsPlan,
-    benches: tuple[LabBench, LabBench],
+    plan: LoopsPlan[U, E],
+    benches: tuple[LabBench[U], LabBench[U]],
     one_shot: Description,
     provenance: Provenance,
     progress: Progress,
-) -> LoopInputs:
+) -> LoopInputs[E]:
     scores, bench = benches
 
     def note(text: str) -> None:
@@ -226,13 +251,14 @@ def _inputs(
             progress(" ".join(printable(text).split()), 0, 0)  # a model wrote parts of it
 
     return LoopInputs(
-        evidence=plan.workshop.evidence[scores.head],
+        kind=plan.study.kind,
+        evidence=plan.study.evidence[scores.unit],
         one_shot=one_shot,
         provenance=provenance,
         asker=plan.asker,
         bench=bench,
         scores=scores,
-        journal=plan.journals.of(scores.head, one_shot),
+        journal=plan.journals.of(scores.unit, one_shot),
         spec=plan.spec,
         note=note,
     )

@@ -1,13 +1,14 @@
-"""`bench agent`: one shot against the loop on planted models, at equal cost, head by head.
+"""`bench agent`: one shot against the loop on planted models, at equal cost, unit by unit.
 
-1. The loop: the ordinary job with rounds, on the planted model of each seed.
+1. The loop: the ordinary job with rounds, on the planted model of each seed (`Ground`: its heads or its neurons).
 2. One shot: the same explain call asked so often that it costs at least as many tokens, the best answer on the select
-   split kept; for the same heads that got rounds, since the others cost the same in both.
-3. Control: the loop once more, with the answers of experiments exchanged between heads. What it gains then it did not
+   split kept; for the same units that got rounds, since the others cost the same in both.
+3. Control: the loop once more, with the answers of experiments exchanged between units. What it gains then it did not
    gain from experiments.
 4. A head counts where its labels are those that were planted, all and no other, and its verdict is the right one:
-   supported where the model depends on it and a rule states it; not supported where nothing depends on it.
-5. The difference is paired by head; its interval draws seeds with replacement, and heads within each.
+   supported where the model depends on it and a rule states it; not supported where nothing depends on it. Of neurons
+   see `bench_agent_features`.
+5. The difference is paired by unit; its interval draws seeds with replacement, and units within each.
 
 Evidence, scores on the select split, what scoring measures without the descriptions, and the random-weights control are
 the same in all three runs, and are taken once.
@@ -18,10 +19,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -34,11 +36,12 @@ from autointerp.pipeline.bench_metrics import DRAWS, GradedHead
 from autointerp.pipeline.bench_planted import answer_key, graded, planted_config, planted_sources
 from autointerp.pipeline.collecting import ARRAYS, EVIDENCE
 from autointerp.pipeline.inputs import Sources
-from autointerp.pipeline.job import JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobOptions, run_job
 from autointerp.pipeline.random_control import FILE as RANDOM_WEIGHTS
 from autointerp.pipeline.run_state import Console
 from autointerp.planted.heads import Truth
-from autointerp.records import Head, HeadReport, Interval
+from autointerp.records import Feature, Head, Interval, Unit
+from autointerp.report.nouns import Report, state_of, unit_of
 from autointerp.scoring.memo import Memo
 from autointerp.store import read_records
 
@@ -46,12 +49,38 @@ VARIANTS = ("loop", "one_shot", "shuffled")
 TRAPS = ("two functions", "offset for the token before", "duplicate for induction", "looks and changes nothing")
 
 
+class Done(Protocol):
+    """What a job gives back."""
+
+    @property
+    def reports(self) -> Sequence[Report]: ...
+    @property
+    def stopped(self) -> AutointerpError | None: ...
+
+
 @dataclass(frozen=True)
-class AgentHead:
-    """One head in the three runs. `looped`: whether its verdict was open after one shot."""
+class Ground:
+    """What the runs of a seed are about: units of a planted model, the job that describes them, and the key.
+
+    `kept`: files of a run that do not depend on what is said of its units · `right`, `trap`: how a unit is graded, and
+    the planted trap that it is.
+    """
+
+    config: RunConfig
+    sources: Sources
+    truths: Mapping[Unit, Truth]
+    run: Callable[[RunConfig, Sources, Path, JobOptions, Console], Done]
+    kept: tuple[str, ...]
+    right: Callable[[GradedHead], bool]
+    trap: Callable[[Truth], str]
+
+
+@dataclass(frozen=True)
+class AgentUnit:
+    """One unit in the three runs. `looped`: whether its verdict was open after one shot."""
 
     seed: int
-    head: Head
+    unit: Unit
     kind: str
     trap: str
     looped: bool
@@ -63,30 +92,43 @@ class AgentHead:
 
 @dataclass(frozen=True)
 class AgentRun:
-    """One seed: its heads, and why it stopped if it did."""
+    """One seed: its units, and why it stopped if it did."""
 
-    heads: tuple[AgentHead, ...]
+    units: tuple[AgentUnit, ...]
     stopped: AutointerpError | None = None
 
 
-def bench_agent_seed(config: RunConfig, seed: int, folder: Path, options: JobOptions, console: Console) -> AgentRun:
+def heads_ground(config: RunConfig, seed: int) -> Ground:
+    """The heads of the planted model of a seed, or those that the config names."""
+    return Ground(
+        config=planted_config(config, seed).model_copy(update={"heads": config.heads}),
+        sources=planted_sources(seed),
+        truths={head: truth for head, truth in answer_key(seed).items()},
+        run=run_job,
+        kept=(EVIDENCE, ARRAYS, RANDOM_WEIGHTS),
+        right=is_right,
+        trap=trap_of,
+    )
+
+
+def bench_agent_seed(ground: Ground, seed: int, folder: Path, options: JobOptions, console: Console) -> AgentRun:
     """Run or resume the three runs of a seed in `folder`. Raises AutointerpError."""
-    if not config.agent_plan.rounds or config.agent_plan.shuffled:
-        raise BadInput(f"--agent {config.agent}: the benchmark compares rounds with one shot. Give --agent rounds=N.")
-    chosen = planted_config(config, seed).model_copy(update={"heads": config.heads})
-    results: dict[str, JobResult] = {}
-    sources, shared = _loaded_once(planted_sources(seed)), replace(options, memo=Memo())
+    plan = ground.config.agent_plan
+    if not plan.rounds or plan.shuffled:
+        given = ground.config.agent
+        raise BadInput(f"--agent {given}: the benchmark compares rounds with one shot. Give --agent rounds=N.")
+    results: dict[str, Done] = {}
+    sources, shared = _loaded_once(ground.sources), replace(options, memo=Memo())
     for variant in VARIANTS:
-        agent = _agent(config.agent_plan, variant, results)
-        run = chosen.model_copy(update={"agent": agent})
+        agent = _agent(plan, variant, results)
+        run = ground.config.model_copy(update={"agent": agent})
         if variant != "loop":
-            donors = shuffled([r.head for r in results["loop"].reports]) if variant == "shuffled" else {}
-            _share(folder / "loop", folder / variant, run, donors)
+            _share(ground.kept, folder / "loop", folder / variant, run, _donors(variant, results["loop"]))
         console(f"seed {seed}: {variant.replace('_', ' ')} (--agent {agent})", 0, 0)
-        results[variant] = run_job(run, sources, folder / variant, shared, console)
+        results[variant] = ground.run(run, sources, folder / variant, shared, console)
         if results[variant].stopped is not None:
             return AgentRun((), results[variant].stopped)
-    return AgentRun(tuple(_heads(seed, results, answer_key(seed))))
+    return AgentRun(tuple(_units(seed, results, ground)))
 
 
 def _loaded_once(sources: Sources) -> Sources:
@@ -94,7 +136,17 @@ def _loaded_once(sources: Sources) -> Sources:
     return replace(sources, load=None if sources.load is None else cache(sources.load))
 
 
-def _agent(plan: AgentPlan, variant: str, results: Mapping[str, JobResult]) -> str:
+def _donors(variant: str, loop: Done) -> dict[Unit, Unit]:
+    """Whose experiments answer each unit where answers are exchanged, as the run itself exchanges them."""
+    if variant != "shuffled":
+        return {}
+    alive = [unit_of(report) for report in loop.reports if state_of(report) == "ok"]
+    heads, features = [u for u in alive if isinstance(u, Head)], [u for u in alive if isinstance(u, Feature)]
+    found: dict[Unit, Unit] = {head: donor for head, donor in shuffled(heads).items()}
+    return found | {feature: donor for feature, donor in shuffled(features).items()}
+
+
+def _agent(plan: AgentPlan, variant: str, results: Mapping[str, Done]) -> str:
     if variant != "one_shot":
         return f"rounds={plan.rounds}" + (",shuffled" if variant == "shuffled" else "")
     looped = [r for r in results["loop"].reports if r.transcript is not None and len(r.transcript.turns) > 1]
@@ -103,51 +155,54 @@ def _agent(plan: AgentPlan, variant: str, results: Mapping[str, JobResult]) -> s
     return f"best_of={min(MAX_BEST_OF, max(2, math.ceil(spent / once))) if once else 2}"
 
 
-def tokens_of(report: HeadReport) -> int:
-    """Prompts and replies that a head's description has cost."""
+def tokens_of(report: Report) -> int:
+    """Prompts and replies that a unit's description has cost."""
     made = report.provenance
     return made.prompt_tokens + made.completion_tokens if report.transcript is None else sum(report.transcript.tokens)
 
 
-def _share(source: Path, target: Path, run: RunConfig, donors: Mapping[Head, Head]) -> None:
+def _share(kept: Sequence[str], source: Path, target: Path, run: RunConfig, donors: Mapping[Unit, Unit]) -> None:
     """What does not depend on the variant: the corpus, the evidence, scores and answers of experiments. With `donors`
-    an answer goes to the head that asks for another's."""
+    an answer goes to the unit that asks for another's."""
     if (target / "config.json").exists():
         return
     (target / "cache").mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps({"config": run.model_dump(mode="json")}), encoding="utf-8")
     shutil.copytree(source / "cache/corpus", target / "cache/corpus", dirs_exist_ok=True)
-    for name in (EVIDENCE, ARRAYS, RANDOM_WEIGHTS):
+    for name in kept:
         if (source / name).exists():
             shutil.copy2(source / name, target / name)
     lines = [line for line in map(JournalLine.model_validate, read_records(source / AGENT)) if line.turn is None]
-    basis = {line.head: line.basis for line in lines}
-    asking = {donor: head for head, donor in donors.items() if head in basis}
+    basis = {line.unit: line.basis for line in lines}
+    asking = {donor: unit for unit, donor in donors.items() if unit in basis}
     handed = [
-        line.model_copy(update={"head": asking[line.head], "basis": basis[asking[line.head]], "key": ASKED + line.key})
+        line.model_copy(update={"unit": asking[line.unit], "basis": basis[asking[line.unit]], "key": ASKED + line.key})
         for line in lines
-        if line.head in asking
+        if line.unit in asking
     ]
     text = "".join(line.model_dump_json() + "\n" for line in (*lines, *handed))
     (target / AGENT).write_text(text, encoding="utf-8")
 
 
-def _heads(seed: int, results: Mapping[str, JobResult], truths: Mapping[Head, Truth]) -> list[AgentHead]:
-    reports = {variant: {r.head: r for r in results[variant].reports} for variant in VARIANTS}
+def _units(seed: int, results: Mapping[str, Done], ground: Ground) -> list[AgentUnit]:
+    """All units that were asked about: neither dead nor dense ones."""
+    reports = {variant: {unit_of(r): r for r in results[variant].reports} for variant in VARIANTS}
     found = []
-    for head, report in sorted(reports["loop"].items()):
-        truth = truths[head]
-        said = {variant: graded(seed, reports[variant][head], truth, {}) for variant in VARIANTS}
+    for unit, report in sorted(reports["loop"].items()):
+        if state_of(report) != "ok":
+            continue
+        truth = ground.truths[unit]
+        said = {variant: graded(seed, reports[variant][unit], truth, {}) for variant in VARIANTS}
         found.append(
-            AgentHead(
+            AgentUnit(
                 seed=seed,
-                head=head,
+                unit=unit,
                 kind=truth.kind,
-                trap=trap_of(truth),
+                trap=ground.trap(truth),
                 looped=report.transcript is not None and len(report.transcript.turns) > 1,
-                right={variant: is_right(one) for variant, one in said.items()},
+                right={variant: ground.right(one) for variant, one in said.items()},
                 said=said,
-                tokens={variant: tokens_of(reports[variant][head]) for variant in VARIANTS},
+                tokens={variant: tokens_of(reports[variant][unit]) for variant in VARIANTS},
                 stop="" if report.transcript is None else report.transcript.stop,
             )
         )
@@ -174,16 +229,16 @@ def trap_of(truth: Truth) -> str:
     return {"fixed_offset": TRAPS[1], "duplicate_token": TRAPS[2]}.get(truth.kind, "")
 
 
-def share(heads: Sequence[AgentHead], variant: str) -> float:
-    """Share of heads that are right in a run."""
-    return float(np.mean([head.right[variant] for head in heads])) if heads else float("nan")
+def share(units: Sequence[AgentUnit], variant: str) -> float:
+    """Share of units that are right in a run."""
+    return float(np.mean([unit.right[variant] for unit in units])) if units else float("nan")
 
 
-def difference(heads: Sequence[AgentHead], variant: str = "loop", other: str = "one_shot", seed: int = 0) -> Interval:
-    """Share right in `variant` minus share right in `other`, paired by head, with its two-level interval."""
+def difference(units: Sequence[AgentUnit], variant: str = "loop", other: str = "one_shot", seed: int = 0) -> Interval:
+    """Share right in `variant` minus share right in `other`, paired by unit, with its two-level interval."""
     by_seed: dict[int, list[float]] = {}
-    for head in heads:
-        by_seed.setdefault(head.seed, []).append(float(head.right[variant]) - float(head.right[other]))
+    for unit in units:
+        by_seed.setdefault(unit.seed, []).append(float(unit.right[variant]) - float(unit.right[other]))
     groups = [np.array(values) for values in by_seed.values()]
     if not groups:
         return Interval(value=float("nan"), low=float("nan"), high=float("nan"), n=0)
@@ -194,4 +249,4 @@ def difference(heads: Sequence[AgentHead], variant: str = "loop", other: str = "
         parts = [group[generator.integers(0, len(group), len(group))] for group in chosen]
         drawn.append(float(np.concatenate(parts).mean()))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value=float(np.concatenate(groups).mean()), low=float(low), high=float(high), n=len(heads))
+    return Interval(value=float(np.concatenate(groups).mean()), low=float(low), high=float(high), n=len(units))

@@ -117,7 +117,7 @@ async def _all(asker: Asker, questions: Sequence[Question[Any]]) -> dict[Head, A
         return answer if isinstance(answer, Failure) else answer.value
 
     found = await asyncio.gather(*(one(question) for question in questions))
-    named = [question.head for question in questions]
+    named = [question.unit for question in questions]
     return {head: value for head, value in zip(named, found, strict=True) if isinstance(head, Head)}
 
 
@@ -134,7 +134,7 @@ def identity_questions(subject: Subject) -> list[Question[tuple[str, ...]]]:
         Question(
             template=IDENTITY, schema_name="identity", schema=schema, parse=_labels, max_tokens=200, purpose="identity",
             values={"labels": LABELS, "head": {"model": subject.model, "layer": k.head.layer, "head": k.head.index}},
-            head=k.head,
+            unit=k.head,
         )
         for k in subject.heads()
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def role_questions(subject: Subject, seed: int, *, own: bool) -> list[Question[s
         questions.append(
             Question(
                 template=ROLE, values=values, schema_name="role", schema=schema, parse=_verdict, max_tokens=100,
-                purpose="role" if own else "other role", head=known.head,
+                purpose="role" if own else "other role", unit=known.head,
             )
         )  # fmt: skip
     return questions

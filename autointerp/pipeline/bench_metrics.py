@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autointerp.records import Interval, Unit, Verdict
+from autointerp.scoring.verdict import MIN_KL
 
 CLASSES = (
     "previous_token", "current_token", "first_token", "duplicate_token", "induction", "fixed_offset", "punctuation",
@@ -76,7 +77,7 @@ class GradedHead:
     @property
     def depends(self) -> bool:
         """Whether ablation says that predictions depend on the head."""
-        return self.kl.low > 1e-4
+        return self.kl.low > MIN_KL
 
     @property
     def falsely_supported(self) -> bool:

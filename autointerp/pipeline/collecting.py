@@ -18,7 +18,7 @@ from autointerp.evidence.collect import Collected, CollectSpec, Progress, collec
 from autointerp.pipeline.inputs import Inputs
 from autointerp.pipeline.lens_readings import stored_readings, with_readings
 from autointerp.records import Evidence, Head
-from autointerp.store import RunFolder, read_records
+from autointerp.store import RunFolder, read_as
 
 EVIDENCE, ARRAYS, CHECKPOINT = "cache/evidence.jsonl", "cache/collected.npz", "cache/first_pass.npz"
 
@@ -45,7 +45,7 @@ def collected_evidence(
 def _load(run: RunFolder, heads: Sequence[Head]) -> Collected | None:
     if not run.path(ARRAYS).exists():
         return None
-    evidence = {e.head: e for e in map(Evidence.model_validate, read_records(run.path(EVIDENCE)))}
+    evidence = {e.head: e for e in read_as(run.path(EVIDENCE), Evidence)}
     if set(evidence) != set(heads):
         return None
     with np.load(run.path(ARRAYS)) as saved:
@@ -57,7 +57,7 @@ def evidence_of(folder: Path, head: Head) -> Evidence:
     path = folder / EVIDENCE
     if not path.exists():
         raise BadInput(f"--out {folder} holds no evidence. Give the folder of a run, or leave --out away.")
-    records = map(Evidence.model_validate, read_records(path))
+    records = read_as(path, Evidence)
     found = next((e for e in records if e.head == head), None)
     if found is None:
         raise BadInput(f"the run in {folder} has no head {head}. Name one of its heads, or leave --out away.")

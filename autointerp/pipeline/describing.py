@@ -17,7 +17,7 @@ from autointerp.errors import TooManyFailures
 from autointerp.evidence.collect import Progress
 from autointerp.explain import Explanation
 from autointerp.records import Failure, Feature, Head, Record
-from autointerp.store import RunFolder
+from autointerp.store import RunFolder, read_as
 
 DESCRIPTIONS = "cache/descriptions.jsonl"
 MAX_FAILED, MAX_FAILED_SHARE = 10, 0.2
@@ -56,8 +56,8 @@ def used_up(run: RunFolder, kind: type[U]) -> dict[U, int]:
 
 
 def _lines(run: RunFolder, kind: type[U]) -> Iterator[tuple[U, Explanation]]:
-    for line in run.read(DESCRIPTIONS):
-        read = DescribedHead.model_validate(line) if kind is Head else DescribedFeature.model_validate(line)
+    described: type[DescribedHead] | type[DescribedFeature] = DescribedHead if kind is Head else DescribedFeature
+    for read in read_as(run.path(DESCRIPTIONS), described):
         unit = read.head if isinstance(read, DescribedHead) else read.unit
         if isinstance(unit, kind):
             yield unit, read.explanation
@@ -129,10 +129,11 @@ def check_failures(done: Mapping[U, Explanation], total: int) -> None:
         first = done[failed[0]].outcome
         reason = first.reason if isinstance(first, Failure) else ""
         raise TooManyFailures(
-            f"{len(failed)} of {total} {_plural(failed[0])} failed, more than a fifth; the first: {failed[0]}: "
+            f"{len(failed)} of {total} {plural(failed[0])} failed, more than a fifth; the first: {failed[0]}: "
             f"{reason[:200]} What was done is kept. Correct the cause and run the same command with --retry-failed."
         )
 
 
-def _plural(unit: Head | Feature) -> str:
+def plural(unit: Head | Feature) -> str:
+    """What several units of the kind are called."""
     return "heads" if isinstance(unit, Head) else f"{unit.kind}s"

@@ -23,7 +23,7 @@ from autointerp.features.unit_table import UnitTable
 from autointerp.features.units import UnitSet
 from autointerp.pipeline.inputs import Inputs
 from autointerp.records import Feature
-from autointerp.store import RunFolder, read_records
+from autointerp.store import RunFolder, read_as
 
 EVIDENCE, TABLE, CHECKPOINT = "cache/feature_evidence.jsonl", "cache/units.npz", "cache/unit_pass.npz"
 
@@ -58,8 +58,12 @@ def _load(run: RunFolder) -> CollectedFeatures | None:
         return None
     with np.load(run.path(TABLE), allow_pickle=False) as saved:
         table = UnitTable(**{field.name: saved[field.name] for field in fields(UnitTable)})
-    records = map(FeatureEvidence.model_validate, read_records(run.path(EVIDENCE)))
+    records = read_as(run.path(EVIDENCE), FeatureEvidence, _step(run.root))
     return CollectedFeatures.of({evidence.unit: evidence for evidence in records}, table)
+
+
+def _step(folder: Path) -> str:
+    return f"Remove {folder / TABLE} and give the same command: the units are read again."
 
 
 def feature_evidence_of(folder: Path, unit: Feature) -> FeatureEvidence:
@@ -67,7 +71,7 @@ def feature_evidence_of(folder: Path, unit: Feature) -> FeatureEvidence:
     path = folder / EVIDENCE
     if not path.exists():
         raise BadInput(f"--out {folder} holds no evidence of units. Give the folder of a run, or leave --out away.")
-    records = map(FeatureEvidence.model_validate, read_records(path))
+    records = read_as(path, FeatureEvidence, _step(folder))
     found = next((e for e in records if e.unit == unit), None)
     if found is None:
         raise BadInput(f"the run in {folder} has no {unit}. Name one of its units, or leave --out away.")

@@ -25,13 +25,14 @@ from autointerp.explain.feature_detectors import describe_feature
 from autointerp.feature_records import FeatureReport
 from autointerp.features.collect import CollectedFeatures, FeatureCollectSpec
 from autointerp.features.reconstruction import Reconstruction, reconstruction
+from autointerp.features.unit_names import check_names
 from autointerp.features.units import UnitSet, load_units, select
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.feature_collecting import CHECKPOINT, TABLE, collected_features
 from autointerp.pipeline.feature_inputs import FeatureRows, feature_rows
 from autointerp.pipeline.feature_lenses import plan_words, with_words
 from autointerp.pipeline.feature_random import FeatureRandomControl
-from autointerp.pipeline.feature_scoring import suite_of
+from autointerp.pipeline.feature_scoring import lab_of, suite_of
 from autointerp.pipeline.feature_talk import FeatureTalk, FeatureTalkPlan, estimate_features, feature_talk
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.job import JobOptions
@@ -45,7 +46,7 @@ from autointerp.report.folder import read_json
 from autointerp.scoring.feature_suite import FeatureScores
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.verdict import judge
-from autointerp.store import CallLog, RunFolder
+from autointerp.store import REMOVE_FILE, CallLog, RunFolder, read_as
 
 FEATURES = "features.jsonl"
 
@@ -72,6 +73,7 @@ def run_feature_job(
     """Run or resume a job in `folder`. Raises AutointerpError; a stop that keeps results is `stopped` in the result."""
     if not config.units:
         raise BadInput("no --units are given. Write neurons, neurons:L3 or sae:FOLDER.")
+    check_names(config.units, config.select)
     with RunFolder(folder) as run:
         return _FeatureJob(run, config, options, console).run(sources)
 
@@ -137,7 +139,7 @@ class _FeatureJob:
 
     def _finished(self, collected: CollectedFeatures) -> list[FeatureReport] | None:
         """The reports on disk, if they cover every unit, nothing stopped the run and none is to be tried again."""
-        reports = {r.unit: r for r in map(FeatureReport.model_validate, self._run.read(FEATURES))}
+        reports = {r.unit: r for r in read_as(self._run.path(FEATURES), FeatureReport, REMOVE_FILE)}
         told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
         if set(reports) != set(collected.evidence) or not told or told.get("stopped"):
             return None
@@ -146,7 +148,10 @@ class _FeatureJob:
         return [reports[unit] for unit in sorted(reports)]
 
     def _plan(self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures, rows: FeatureRows) -> FeatureTalkPlan:
-        return FeatureTalkPlan(self._config, self._options.settings, inputs.model, units, collected, rows)
+        config, settings = self._config, self._options.settings
+        on = config.agent_plan.on
+        lab = lab_of(inputs, units, collected, rows, config.seed, settings.batch_size) if on else None
+        return FeatureTalkPlan(config, settings, inputs.model, units, collected, rows, lab)
 
     def _describe_and_score(
         self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures, result: FeatureJobResult,
@@ -208,6 +213,7 @@ class _FeatureJob:
             judgement=judge(outcome, () if failed else numbers, unscored, scores.effect),
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
+            transcript=state.transcripts.get(unit),
         )
 
     def _facts(self, inputs: Inputs, units: UnitSet, state: FeatureTalk, result: FeatureJobResult) -> dict[str, object]:

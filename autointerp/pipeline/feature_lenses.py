@@ -19,7 +19,7 @@ from autointerp.lenses.head_readings import EVIDENCE
 from autointerp.model import LanguageModel
 from autointerp.pipeline.lens_readings import LensPlan, plan_lenses
 from autointerp.records import Feature, Record
-from autointerp.store import RunFolder, read_records
+from autointerp.store import RunFolder, read_as
 
 FILE = "cache/unit_lenses.jsonl"
 GROUP = 8
@@ -50,7 +50,7 @@ def with_words(
     if not {"entity", "selfie"} & set(plan.names):
         return collected
     lenses = DirectionLenses(EVIDENCE if "selfie" in plan.names else None, plan.vectors, seed)
-    held = {line.unit: line.words for line in map(_Read.model_validate, run.read(FILE))}
+    held = {line.unit: line.words for line in read_as(run.path(FILE), _Read)}
     alive = [unit for unit, found in sorted(collected.evidence.items()) if found.stats.state == "ok"]
     for start in range(0, len(alive), GROUP):
         group = alive[start : start + GROUP]
@@ -65,7 +65,7 @@ def with_words(
 def words_on_disk(folder: Path, evidence: FeatureEvidence) -> FeatureEvidence:
     """A unit's evidence with what lenses read of it in a run, if they did."""
     path = folder / FILE
-    lines = map(_Read.model_validate, read_records(path)) if path.exists() else ()
+    lines = read_as(path, _Read)
     held = {line.unit: line.words for line in lines}
     return _with(evidence, held.get(evidence.unit, ()))
 

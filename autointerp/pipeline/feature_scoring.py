@@ -1,13 +1,17 @@
-"""The scorers of a run over neurons or latents: what they need of the evidence, put together."""
+"""The scorers and experiments of a run over neurons or latents: what they need of the evidence, put together."""
 
 from __future__ import annotations
 
+from autointerp.agent.feature_subject import FeatureLabData
 from autointerp.config import RunConfig
 from autointerp.evidence.collect import Progress
 from autointerp.features.collect import CollectedFeatures
+from autointerp.features.readout import DirectionReader
 from autointerp.features.units import UnitSet
 from autointerp.model import LanguageModel
 from autointerp.pipeline.feature_inputs import FeatureRows
+from autointerp.pipeline.inputs import Inputs
+from autointerp.predicate import TokenTable
 from autointerp.records import Feature
 from autointerp.scoring.feature_rows import UnitFacts
 from autointerp.scoring.feature_suite import FeatureSuite, FeatureSuiteSpec
@@ -30,6 +34,24 @@ def suite_of(
         config.scorers, twin, {unit: evidence.neighbours for unit, evidence in collected.evidence.items()},
     )  # fmt: skip
     return FeatureSuite(spec, progress)
+
+
+def lab_of(
+    inputs: Inputs, units: UnitSet, collected: CollectedFeatures, rows: FeatureRows, seed: int, batch_size: int
+) -> FeatureLabData:
+    """What experiments may read: explain and select rows."""
+    model = inputs.model
+    return FeatureLabData(
+        rows.explain,
+        rows.select,
+        units,
+        unit_facts(collected),
+        TokenTable.from_strings(model.strings, model.special_ids),
+        DirectionReader.of(model, inputs.explain_windows(), seed),
+        seed,
+        batch_size,
+        wanted=[unit for unit, evidence in sorted(collected.evidence.items()) if evidence.stats.state == "ok"],
+    )
 
 
 def unit_facts(collected: CollectedFeatures) -> dict[Feature, UnitFacts]:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from autointerp.agent.feature_kind import FEATURES
+from autointerp.agent.feature_laboratory import FeatureLaboratory
+from autointerp.agent.feature_subject import FeatureLabData
 from autointerp.chat.session import ChatSession
 from autointerp.config import RunConfig, Settings
 from autointerp.errors import ModelError
@@ -23,6 +26,7 @@ from autointerp.features.collect import CollectedFeatures
 from autointerp.features.units import UnitSet
 from autointerp.llm import ChatRequest
 from autointerp.model import LanguageModel
+from autointerp.pipeline.agents import Asking, Study, run_study
 from autointerp.pipeline.describing import describe_units, used_up
 from autointerp.pipeline.feature_inputs import FeatureRows
 from autointerp.pipeline.feature_scoring import unit_facts
@@ -30,7 +34,7 @@ from autointerp.pipeline.judging import repeat_judge
 from autointerp.pipeline.llm_scores import ByScorer, LlmScoring, Scorer, score_with_llm
 from autointerp.pipeline.plan import NOTHING_ASKED, Asks, Estimate, estimate_calls, known_capabilities
 from autointerp.pipeline.talking import Costs, language_settings, pace, run_chats, templates
-from autointerp.records import Description, Domain, Failure, Feature, Unscored
+from autointerp.records import Description, Domain, Failure, Feature, Transcript, Unscored
 from autointerp.scoring.asking import Asker, Controls
 from autointerp.scoring.effect import EffectItems
 from autointerp.scoring.effect_rows import CandidatePool
@@ -59,6 +63,7 @@ class FeatureTalkPlan:
     units: UnitSet
     collected: CollectedFeatures
     rows: FeatureRows
+    lab: FeatureLabData | None = None  # what experiments need; None where the agent is off
 
     @property
     def wanted(self) -> Sequence[Feature]:
@@ -76,6 +81,7 @@ class FeatureTalk(Costs):
 
     descriptions: dict[Feature, Explanation] = field(default_factory=dict)
     scored: dict[Feature, ByScorer] = field(default_factory=dict)
+    transcripts: dict[Feature, Transcript] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,8 @@ async def _with_server(
         session.chat, session.capabilities, source, language_settings(config), used_up(run, Feature), session.room
     )
     await _describe(run, explainer, plan, state, progress)
+    if plan.lab is not None:
+        await _loop(run, plan, plan.lab, state, session, progress)
     described = {
         unit: e.outcome
         for unit, e in sorted(state.descriptions.items())
@@ -136,6 +144,21 @@ async def _with_server(
     return scoring
 
 
+async def _loop(
+    run: RunFolder, plan: FeatureTalkPlan, data: FeatureLabData, state: FeatureTalk, session: ChatSession,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Replace the one-shot descriptions by what the agent makes of them; dead and dense units have no loop."""
+    evidence = {unit: plan.collected.evidence[unit] for unit in plan.alive}
+
+    def laboratory(unit: Feature) -> FeatureLaboratory:
+        return FeatureLaboratory(plan.model, unit, evidence[unit], data)
+
+    study = Study(FEATURES, evidence, laboratory, FeatureLanguageExplainer)
+    asking = Asking(run, plan.config, plan.settings, session, templates(plan.config), pace(plan.settings))
+    await run_study(study, asking, state, progress)
+
+
 async def _describe(
     run: RunFolder, explainer: FeatureExplainer, plan: FeatureTalkPlan, state: FeatureTalk, progress: Progress
 ) -> None:
@@ -153,7 +176,7 @@ def estimate_features(run: RunFolder, plan: FeatureTalkPlan) -> Estimate:
     prompts = [feature_prompt(evidence[unit], source, asked)[0] for unit in plan.alive]
     requests = [ChatRequest(messages=p.messages, json_schema=FEATURE_SCHEMA) for p in prompts]
     desks: dict[Domain, FeatureDesk] = {"text": feature_desk(plan)}
-    asks = Asks(plan.config, plan.settings, plan.alive, requests, desks, NO_EVIDENCE_TEMPLATE)
+    asks = Asks(plan.config, plan.settings, plan.alive, requests, desks, FEATURES, NO_EVIDENCE_TEMPLATE)
     return estimate_calls(asks, known_capabilities(run.root, plan.config))
 
 

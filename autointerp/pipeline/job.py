@@ -41,7 +41,7 @@ from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite
 from autointerp.scoring.verdict import judge
-from autointerp.store import CallLog, RunFolder
+from autointerp.store import REMOVE_FILE, CallLog, RunFolder, read_as
 
 HEADS = "heads.jsonl"
 
@@ -129,7 +129,7 @@ class _Job:
 
     def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
         """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
-        reports = {r.head: r for r in map(HeadReport.model_validate, self._run.read(HEADS))}
+        reports = {r.head: r for r in read_as(self._run.path(HEADS), HeadReport, REMOVE_FILE)}
         told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
         if set(reports) != set(inputs.heads) or not told or told.get("stopped"):
             return None

@@ -30,7 +30,7 @@ from autointerp.lenses.selfie import Interpreter
 from autointerp.model import LanguageModel
 from autointerp.pipeline.inputs import Inputs
 from autointerp.records import Evidence, Example, Head
-from autointerp.store import RunFolder, read_records
+from autointerp.store import RunFolder, read_as
 
 FILE = "cache/lenses.jsonl"
 TOP, RANDOM, SELFIE_ROWS, REFERENCE = 3, 2, 2, 8
@@ -151,7 +151,7 @@ def read_lenses(
     """The evidence with what the lenses read; heads that are on disk are not read again."""
     if not plan.names:
         return collected, _cost(plan, [], 0)
-    held = {r.head: r for r in map(HeadReadings.model_validate, run.read(FILE))}
+    held = {r.head: r for r in read_as(run.path(FILE), HeadReadings)}
     heads = [head for head in inputs.heads if head in collected.evidence]
     waiting = [head for head in heads if head not in held]
     bound = plan.bound(inputs.model, len(heads), inputs.corpus.spec.context)
@@ -177,7 +177,7 @@ def with_readings(evidence: Evidence, found: HeadReadings | None) -> Evidence:
 
 def stored_readings(folder: Path, head: Head) -> HeadReadings | None:
     """What a run on disk read of a head."""
-    records = map(HeadReadings.model_validate, read_records(folder / FILE))
+    records = read_as(folder / FILE, HeadReadings)
     return next((found for found in records if found.head == head), None)
 
 

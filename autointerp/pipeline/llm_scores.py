@@ -87,7 +87,7 @@ def scorer_items(
 class Scorer(Protocol):
     """Scores one description with the language model."""
 
-    async def score(self, head: Unit, description: Description, controls: Controls, items: Any) -> Score | Unscored:
+    async def score(self, unit: Unit, description: Description, controls: Controls, items: Any) -> Score | Unscored:
         """A number with its controls, or why there is none."""
         ...
 
@@ -99,7 +99,7 @@ class Scorer(Protocol):
         """Those of the items that are asked about."""
         ...
 
-    def question(self, head: Unit, description: Description, items: Any) -> Question[Any]:
+    def question(self, unit: Unit, description: Description, items: Any) -> Question[Any]:
         """What the first call asks."""
         ...
 
@@ -108,7 +108,7 @@ class Scorer(Protocol):
         """How many askings of the items a value is the mean of."""
         ...
 
-    async def read(self, head: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
+    async def read(self, unit: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
         """What one asking of the items gives."""
         ...
 

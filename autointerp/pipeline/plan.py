@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autointerp.agent.head_kind import HEADS
+from autointerp.agent.kind import LoopKind
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import steps_of
 from autointerp.chat import SERVER_FILE, FakeChat
@@ -81,6 +83,7 @@ class Asks:
     units: Sequence[Unit]
     prompts: Sequence[ChatRequest]
     desks: Mapping[Domain, Desk[Any]]
+    loop: LoopKind[Any]
     guess_template: str = "no_evidence"
 
 
@@ -91,7 +94,8 @@ def head_asks(plan: TalkPlan) -> Asks:
         explain_prompt(plan.collected.evidence[head], source, language_settings(config))[0] for head in plan.heads
     ]
     requests = [ChatRequest(messages=p.messages, json_schema=SCHEMA) for p in prompts]
-    return Asks(config, plan.settings, plan.heads, requests, head_desks(config, plan.model.strings, plan.items))
+    desks = head_desks(config, plan.model.strings, plan.items)
+    return Asks(config, plan.settings, plan.heads, requests, desks, HEADS)
 
 
 def estimate_calls(plan: Asks, capabilities: Capabilities | None) -> Estimate:
@@ -137,17 +141,17 @@ def _describing(plan: Asks) -> list[Row]:
         ("probe", probes, probes * PROBE_TOKENS, probes * PROBE_TOKENS),
         *([(JUDGE_PROBE, judge, judge * PROBE_TOKENS, judge * PROBE_TOKENS)] if judge else []),
         ("explain", len(sizes), sum(sizes), len(sizes) * asked.max_tokens),
-        *_looping(config, len(sizes), sum(sizes), asked.max_tokens),
+        *_looping(plan, len(sizes), sum(sizes), asked.max_tokens),
     ]
 
 
-def _looping(config: RunConfig, n: int, size: int, reply: int) -> Iterator[Row]:
-    """What loops would ask if every head's verdict were open."""
-    plan = config.agent_plan
+def _looping(asks: Asks, n: int, size: int, reply: int) -> Iterator[Row]:
+    """What loops would ask if every unit's verdict were open."""
+    plan = asks.config.agent_plan
     if plan.best_of > 1:
         more = plan.best_of - 1
         yield "explain again", n * more, size * more, n * more * reply
-    for step, times in steps_of(LoopSpec(rounds=plan.rounds)):
+    for step, times in steps_of(asks.loop, LoopSpec(rounds=plan.rounds)):
         yield step.purpose, n * times, n * times * MAX_PROMPT_TOKENS, n * times * step.max_tokens
 
 

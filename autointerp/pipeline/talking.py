@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from autointerp.agent.laboratory import LabData
-from autointerp.agent.spec import LoopSpec
+from autointerp.agent.head_kind import HEADS
+from autointerp.agent.laboratory import LabData, Laboratory
 from autointerp.chat import SERVER_FILE, ChatOptions, chat_session
 from autointerp.chat.session import ChatSession
 from autointerp.chat.stand_ins import RECORDED, SCRIPTED
@@ -23,8 +23,7 @@ from autointerp.explain.asked import REPAIR
 from autointerp.explain.language import LanguageSettings
 from autointerp.llm import Capabilities, ClientOptions, Prices, Usage, find_prices
 from autointerp.model import LanguageModel
-from autointerp.pipeline.agent_journal import RunJournals
-from autointerp.pipeline.agents import LoopsPlan, Workshop, run_loops, sample_explainers, shuffled, step_asker, told
+from autointerp.pipeline.agents import Asking, Study, run_study
 from autointerp.pipeline.describing import Pace, U, describe_units, used_up
 from autointerp.pipeline.judging import ask_second_judge, repeat_judge
 from autointerp.pipeline.llm_scores import ByScorer, Items, LlmScoring, Scored, controls_of, head_desks, score_with_llm
@@ -199,13 +198,9 @@ def templates(config: RunConfig) -> Templates:
 
 def template_names(config: RunConfig) -> tuple[str, ...]:
     """The templates that a run may use: of its kind of units, and those of the agent only where it is on."""
-    if config.units:
-        return (*FEATURE_TEMPLATES, REPAIR)
-    return tuple(
-        name
-        for name in VARIABLES
-        if name not in FEATURE_TEMPLATES and (config.agent_plan.on or not name.startswith(AGENT_TEMPLATES))
-    )
+    own = [name for name in VARIABLES if (name in FEATURE_TEMPLATES) == bool(config.units)]
+    used = [name for name in own if config.agent_plan.on or not name.startswith(AGENT_TEMPLATES)]
+    return tuple(dict.fromkeys([*used, REPAIR]))
 
 
 def saved_prompting(folder: Path, given: Mapping[str, object]) -> tuple[RunConfig, Capabilities]:
@@ -255,19 +250,14 @@ async def _loop(
     run: RunFolder, plan: TalkPlan, data: LabData, state: Talk, session: ChatSession, progress: Progress
 ) -> None:
     """Replace the one-shot descriptions by what the agent makes of them."""
-    config, source = plan.config, templates(plan.config)
-    loops = LoopsPlan(
-        Workshop(plan.model, plan.collected.evidence, data),
-        step_asker(config, plan.settings, session, source),
-        RunJournals(run),
-        LoopSpec(rounds=config.agent_plan.rounds),
-        pace(plan.settings),
-        shuffled(plan.heads) if config.agent_plan.shuffled else {},
-        told=len(plan.heads) == 1,
-        samples=sample_explainers(config, session, source, plan.heads),
-    )
-    await run_loops(loops, state.descriptions, state.transcripts, progress)
-    state.notes.append(told(state.transcripts))
+    evidence = {head: plan.collected.evidence[head] for head in plan.heads}
+
+    def laboratory(head: Head) -> Laboratory:
+        return Laboratory(plan.model, head, evidence[head], data)
+
+    study = Study(HEADS, evidence, laboratory, LanguageExplainer)
+    asking = Asking(run, plan.config, plan.settings, session, templates(plan.config), pace(plan.settings))
+    await run_study(study, asking, state, progress)
 
 
 async def _describe(run: RunFolder, explainer: Explainer, plan: TalkPlan, state: Talk, progress: Progress) -> None:

@@ -13,8 +13,6 @@ from autointerp.predicate.parser import (
     MAX_CHARACTERS,
     MAX_NODES,
     Predicate,
-    alternatives,
-    is_positional,
     parse,
     parse_positional,
 )
@@ -28,10 +26,8 @@ __all__ = [
     "Predicate",
     "TokenRows",
     "TokenTable",
-    "alternatives",
     "evaluate",
     "evaluate_positions",
-    "is_positional",
     "parse",
     "parse_positional",
 ]

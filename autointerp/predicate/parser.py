@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from autointerp.errors import PredicateError
 from autointerp.predicate.reader import Reader
-from autointerp.predicate.tree import Condition, Or, count_nodes, names_source
+from autointerp.predicate.tree import Condition, count_nodes
 
 MAX_CHARACTERS = 400
 MAX_NODES = 64
@@ -72,17 +72,6 @@ def parse_positional(text: str) -> Predicate:
     Limits and errors as for `parse`; src, distance, nearest, first and all outside any(..) raise PredicateError.
     """
     return _parse(text, positional=True)
-
-
-def is_positional(tree: Condition) -> bool:
-    """Whether a tree is a condition of the destination alone, so that `evaluate_positions` can decide it."""
-    return not names_source(tree)
-
-
-def alternatives(predicate: Predicate) -> tuple[Predicate, ...]:
-    """The parts that an outermost `or` joins, each a claim of its own; the predicate itself where there is none."""
-    tree = predicate.tree
-    return tuple(Predicate(part, str(part)) for part in tree.operands) if isinstance(tree, Or) else (predicate,)
 
 
 def _parse(text: str, *, positional: bool) -> Predicate:

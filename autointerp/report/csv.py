@@ -85,10 +85,10 @@ def head_row(report: HeadReport) -> Row:
         reading = report.evidence.reading(name)
         row[name] = None if reading is None else reading.value
     row["ablation_loss"] = report.ablation_loss.value
-    return defined(row | _looped(report.transcript))
+    return defined(row | looped(report.transcript))
 
 
-def _looped(transcript: Transcript | None) -> Row:
+def looped(transcript: Transcript | None) -> Row:
     """How many hypotheses the agent began with, and its rounds; nothing without an agent."""
     if transcript is None:
         return {"k": None, "rounds": None}

@@ -7,13 +7,15 @@ import math
 from autointerp.display import tokens_text
 from autointerp.feature_records import FeatureExample, FeatureReport
 from autointerp.report.card import claims, controls, failures, interval, line, numbers, short, title
+from autointerp.report.timeline import timeline_lines
 from autointerp.tokentext import visible
 
 
 def feature_card_text(report: FeatureReport) -> str:
     """The card of one unit, at most 96 columns wide where words allow."""
-    parts = [title(report), claims(report), _said_tokens(report), numbers(report), controls(report), _stats(report)]
-    parts += [_rules(report), _readout(report), _examples(report), failures(report)]
+    parts = [title(report), claims(report), _said_tokens(report), numbers(report), controls(report)]
+    parts.append("\n".join(line(name, text) for name, text in timeline_lines(report.transcript)))
+    parts += [_stats(report), _rules(report), _readout(report), _examples(report), failures(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

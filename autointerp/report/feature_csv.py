@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autointerp.feature_records import FeatureReport
-from autointerp.report.csv import SHARED, TEXT_COLUMNS, Row, Table, defined, shared_row
+from autointerp.report.csv import SHARED, TEXT_COLUMNS, Row, Table, defined, looped, shared_row
 
-COLUMNS = ("unit", *SHARED, "density", "ablation_loss", "active_share", "maximum", "state")
+COLUMNS = ("unit", *SHARED, "density", "ablation_loss", "active_share", "maximum", "state", "k", "rounds")
 _TABLE = Table(COLUMNS, text=("unit", "state", *TEXT_COLUMNS))
 
 
@@ -17,7 +17,8 @@ def feature_row(report: FeatureReport) -> Row:
     stats = report.evidence.stats
     row: Row = {"unit": str(report.unit), **shared_row(report)}
     row |= {"density": stats.density, "ablation_loss": report.ablation_loss.value}
-    return defined(row | {"active_share": stats.active_share.value, "maximum": stats.maximum, "state": stats.state})
+    row |= {"active_share": stats.active_share.value, "maximum": stats.maximum, "state": stats.state}
+    return defined(row | looped(report.transcript))
 
 
 def features_csv(rows: Iterable[Row]) -> str:

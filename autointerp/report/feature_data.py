@@ -14,6 +14,7 @@ from autointerp.feature_records import FeatureExample, FeatureReadout, FeatureRe
 from autointerp.records import Interval
 from autointerp.report.data import AFTER, BEFORE, STRATA, claims_json, number, numbers, token_values
 from autointerp.report.steering import steering_curve
+from autointerp.report.timeline import timeline
 from autointerp.tokentext import visible
 
 PERCENT = 100
@@ -42,7 +43,7 @@ def feature_card(report: FeatureReport) -> Json:
         "notes": list(evidence.notes),
         "examples": _examples(evidence.examples),
         "omitted": 0,
-        "agent": None,
+        "agent": timeline(report.transcript),
     }
 
 

@@ -27,12 +27,12 @@ from autointerp.report.summary import VERDICTS, margin_group
 PLAIN_BYTES = 4_000_000
 PAGE_BYTES = 24_000_000
 GROUP = 32
-TOLD = tuple(n for n in COLUMNS if n not in {"unit", "layer", "index", "density", "active_share", "maximum", "state"})
+_ELSEWHERE = {"unit", "layer", "index", "density", "active_share", "maximum", "state", "k", "rounds"}
+TOLD = tuple(name for name in COLUMNS if name not in _ELSEWHERE)
 _STYLES = ("page.css", "feature_page.css")
 _SCRIPTS = (
-    "dom.js", "feature_store.js", "heatmap.js", "feature_table.js", "table.js", "scorecard.js", "card.js",
-    "feature_examples.js",
-    "feature_card.js", "main.js",
+    "dom.js", "feature_store.js", "heatmap.js", "feature_table.js", "table.js", "scorecard.js", "agent.js", "card.js",
+    "feature_examples.js", "feature_card.js", "main.js",
 )  # fmt: skip
 _TIERS = ((5, True), (3, True), (3, False), (1, False), (0, False), (-1, False))  # at 0 one of the strongest is kept
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""A head's transcript on its card: as JSON for the page, and as lines for the terminal."""
+"""A unit's transcript on its card: as JSON for the page, and as lines for the terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from autointerp.records import Experiment, Hypothesis, Transcript, Turn
+from autointerp.tokentext import visible
 
 ARGUMENTS, NUMBERS = 300, 1_500  # characters
 SHOWN = ("value", "low", "high", "chance", "coverage")
@@ -45,7 +46,9 @@ def _turn(turn: Turn) -> Json:
 def _hypothesis(name: str, hypothesis: Hypothesis) -> list[Any]:
     said = hypothesis.description
     numbers = [hypothesis.select.get(key) for key in SHOWN]
-    return [name, said.label, said.looks_at, said.predicate or "", hypothesis.standing, hypothesis.why, numbers]
+    pairs = (("raises", said.raises), ("lowers", said.lowers))
+    moves = [[verb, [visible(token) for token in tokens]] for verb, tokens in pairs if tokens]
+    return [name, said.label, said.looks_at, said.predicate or "", hypothesis.standing, hypothesis.why, numbers, moves]
 
 
 def _experiment(experiment: Experiment) -> list[Any]:

@@ -57,7 +57,7 @@ class SaeSettings:
 def read_settings(path: Path) -> SaeSettings:
     """The settings in a JSON file. Raises BadInput for what cannot be read, is missing, or is not supported."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark first
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{path} cannot be read as JSON: {reason}. Get the file again, or write it anew.") from None

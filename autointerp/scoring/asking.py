@@ -37,7 +37,7 @@ class Question(Generic[T]):
     parse: Callable[[dict[str, Any]], T]
     max_tokens: int
     purpose: str
-    head: Unit
+    unit: Unit
     repeat: int = 0
     top_logprobs: int = 0
 
@@ -75,13 +75,13 @@ class Asker:
         """How often the same items are asked: once with log-probabilities (scoring_validity rule 9)."""
         return 1 if self.capabilities.logprobs else REPEATS_WITHOUT_LOGPROBS
 
-    def order(self, head: Unit, repeat: int, n: int) -> np.ndarray:
+    def order(self, unit: Unit, repeat: int, n: int) -> np.ndarray:
         """A seeded order of n items, another one for each repeat."""
-        return self.draw(head, repeat).permutation(n)
+        return self.draw(unit, repeat).permutation(n)
 
-    def draw(self, head: Unit, repeat: int, *more: int) -> np.random.Generator:
+    def draw(self, unit: Unit, repeat: int, *more: int) -> np.random.Generator:
         """The generator of one call; `more` numbers tell apart calls that a repeat is cut into."""
-        return np.random.default_rng([self.seed, head.layer, head.index, repeat, *more])
+        return np.random.default_rng([self.seed, unit.layer, unit.index, repeat, *more])
 
     async def ask(self, question: Question[T]) -> Answer[T] | Failure:
         """A checked answer. ServerError and BudgetExceeded pass through."""
@@ -95,7 +95,7 @@ class Asker:
             top_logprobs=question.top_logprobs,
             repeat=question.repeat,
             purpose=question.purpose,
-            unit=str(question.head),
+            unit=str(question.unit),
             template_hash=prompt.template_hash,
         )
         return await ask(self.chat, request, question.parse, self.repair_prompt, self.capabilities)

@@ -15,10 +15,13 @@ from jaxtyping import Float64, Int
 from autointerp.records import Control, Interval, Score
 from autointerp.scoring.conditional_cases import Design, Plan
 from autointerp.scoring.controls import compared
+from autointerp.scoring.verdict import MIN_KL
 from autointerp.stats.bootstrap import Resamples, interval
 
-MIN_SHARE, MIN_KL = 0.2, 1e-4
-ROUNDING = 1e-6  # nats; a smaller difference of two ablations may be arithmetic
+MIN_SHARE = 0.2
+# Not MIN_KL: a difference of matched cases has 0 as its null and only rounding (nats) to fear. Where there is nothing
+# to compare with, E_1 stands alone; a KL is never below 0, so there it has to be large enough to matter.
+ROUNDING = 1e-6
 MIN_EFFECT = 1e-9  # nats over all rows: below, the head does nothing that could be shared out
 MIN_DOCUMENTS = 30
 Draws = Float64[np.ndarray, " resample"]

@@ -6,7 +6,7 @@ sums by document for each predicate (`Tallied`). The same document resamples ser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,6 +75,12 @@ def pearson(sums: dict[str, np.ndarray]) -> np.ndarray:
 METRICS = {"f1": f1, "pearson": pearson}
 
 
+def metric_on(totals: Mapping[str, np.ndarray | float]) -> str:
+    """Which metric a unit's totals on select ask for: Pearson where under half of its activation or contribution lies
+    in positive items, else F1. Select without any of it says nothing of how it lies: F1."""
+    return "pearson" if totals["mass_positive"] < DIFFUSE * totals["sum_a"] else "f1"
+
+
 class Measure:
     """One metric, as a point and over the document resamples."""
 
@@ -117,14 +123,16 @@ class Measure:
 def score_contest(
     splits: tuple[Tallied, Tallied], contest: Contest, overlap: Overlap, resamples: Resamples, domain: str
 ) -> Score | None:
-    """The score of a predicate on the test split, the second; None where it holds no positive."""
+    """The score of a predicate on the test split, the second; None where it holds no positive.
+
+    The first split, select, says by which metric: test is read once.
+    """
     own = splits[1].of(contest.own)
     totals = totals_of(own)
     documents = int((own["positives"] > 0).sum())
     if documents == 0:
         return None
-    diffuse = float(own["mass_positive"].sum() / max(own["sum_a"].sum(), 1e-12)) < DIFFUSE
-    measure = Measure("pearson" if diffuse else "f1", resamples)
+    measure = Measure(metric_on(totals_of(splits[0].of(contest.own))), resamples)
     value, spread = measure.point(own), measure.resampled(own)
     low, high = interval(spread)
     return Score(
@@ -134,7 +142,7 @@ def score_contest(
         value=value,
         low=low,
         high=high,
-        n_items=int(totals["pairs"] if diffuse else totals["positives"] + totals["negatives"]),
+        n_items=int(totals["pairs"] if measure.metric == "pearson" else totals["positives"] + totals["negatives"]),
         n_docs=int((own["pairs"] > 0).sum()),
         prevalence=prevalence_of(totals),
         chance=measure.chance(totals),

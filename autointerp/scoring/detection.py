@@ -77,16 +77,16 @@ class Detector:
     held_out: HeldOutRows
 
     async def score(
-        self, head: Unit, description: Description, controls: Controls, items: Sequence[DetectionItem]
+        self, unit: Unit, description: Description, controls: Controls, items: Sequence[DetectionItem]
     ) -> Score | Unscored:
         """AUPRC of one description on its items; `controls` are other descriptions by name."""
         lacking = self.lacks(items)
         if lacking is not None:
             return lacking
-        answers = await self._answers(head, description, items, "detection")
+        answers = await self._answers(unit, description, items, "detection")
         if isinstance(answers, Failure):
             return Unscored(scorer="detection", reason=answers.reason)
-        others = await answer_controls(controls, lambda d: self._answers(head, d, items, "detection control"))
+        others = await answer_controls(controls, lambda d: self._answers(unit, d, items, "detection control"))
         if isinstance(others, Failure):
             return Unscored(scorer="detection", reason=others.reason)
         return _Scoring(items, self.asker.seed).score(answers, others, self.held_out.domain)
@@ -97,10 +97,10 @@ class Detector:
         return self.asker.repeats
 
     async def read(
-        self, head: Unit, description: Description, items: Sequence[DetectionItem], asked: Asked
+        self, unit: Unit, description: Description, items: Sequence[DetectionItem], asked: Asked
     ) -> Reading | Failure:
         """One asking of the items; e is p(yes)."""
-        once = partial(self._call, head, description, asked.purpose, asked.repeat)
+        once = partial(self._call, unit, description, asked.purpose, asked.repeat)
         found = await in_parts(items, once, asked.size)
         if isinstance(found, Failure):
             return found
@@ -122,21 +122,21 @@ class Detector:
         return Unscored(scorer="detection", reason=reason) if reason else None
 
     async def _answers(
-        self, head: Unit, description: Description, items: Sequence[DetectionItem], purpose: str
+        self, unit: Unit, description: Description, items: Sequence[DetectionItem], purpose: str
     ) -> Answers | Failure:
         calls: list[list[_Said]] = []
         for repeat in range(self.asker.repeats):
-            found = await in_parts(items, partial(self._call, head, description, purpose, repeat))
+            found = await in_parts(items, partial(self._call, unit, description, purpose, repeat))
             if isinstance(found, Failure):
                 return found
             calls.append(found)
         return Answers(np.array([[r.e for r in call] for call in calls]), sum(r.hard for r in calls[0]))
 
     async def _call(
-        self, head: Unit, description: Description, purpose: str, repeat: int, items: Sequence[DetectionItem]
+        self, unit: Unit, description: Description, purpose: str, repeat: int, items: Sequence[DetectionItem]
     ) -> list[_Said] | Failure:
-        order = self.asker.order(head, repeat, len(items))
-        answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
+        order = self.asker.order(unit, repeat, len(items))
+        answer = await self.asker.ask(self.question(unit, description, items, purpose, repeat))
         if isinstance(answer, Failure):
             return answer
         readings: list[_Said] = [_Said(0.0, hard=True)] * len(items)
@@ -146,7 +146,7 @@ class Detector:
 
     def question(
         self,
-        head: Unit,
+        unit: Unit,
         description: Description,
         items: Sequence[DetectionItem],
         purpose: str = "detection",
@@ -154,7 +154,7 @@ class Detector:
     ) -> Question[list[bool]]:
         """The question about `items`, in the order of the repeat."""
         n = len(items)
-        order = self.asker.order(head, repeat, n)
+        order = self.asker.order(unit, repeat, n)
         views = [self._view(number, items[i]) for number, i in enumerate(order, 1)]
         return Question(
             template=self.TEMPLATE,
@@ -164,7 +164,7 @@ class Detector:
             parse=lambda reply: read_answers(reply, n),
             max_tokens=MAX_TOKENS,
             purpose=purpose,
-            head=head,
+            unit=unit,
             repeat=repeat,
             top_logprobs=TOP_LOGPROBS,
         )

@@ -49,7 +49,7 @@ class Effect:
     held_out: HeldOutRows
 
     async def score(
-        self, head: Unit, description: Description, controls: Controls, items: EffectItems
+        self, unit: Unit, description: Description, controls: Controls, items: EffectItems
     ) -> Score | Unscored:
         """Rank correlation of one description on its rows; `controls` are other descriptions by name."""
         rows = self._rows(items)
@@ -57,10 +57,10 @@ class Effect:
             return rows
         if not description.writes.strip():
             return Unscored(scorer="effect", reason=f"the description does not say what the {self.UNIT} writes")
-        said = await self._answers(head, description, "effect", rows)
+        said = await self._answers(unit, description, "effect", rows)
         if isinstance(said, Failure):
             return Unscored(scorer="effect", reason=said.reason)
-        others = await answer_controls(controls, lambda d: self._answers(head, d, "effect control", rows))
+        others = await answer_controls(controls, lambda d: self._answers(unit, d, "effect control", rows))
         if isinstance(others, Failure):
             return Unscored(scorer="effect", reason=others.reason)
         return _score(rows, np.array(said), others, self.held_out.domain, self.asker.seed)
@@ -70,9 +70,9 @@ class Effect:
         """How many askings of the rows the value is the mean of."""
         return 1
 
-    async def read(self, head: Unit, description: Description, items: EffectItems, asked: Asked) -> Reading | Failure:
+    async def read(self, unit: Unit, description: Description, items: EffectItems, asked: Asked) -> Reading | Failure:
         """One asking of the rows; e is the number of each candidate on a scale from 0 to 1, answers are signs."""
-        once = partial(self._call, head, description, asked)
+        once = partial(self._call, unit, description, asked)
         found = await in_parts(self.asked(items), once, asked.size)
         if isinstance(found, Failure):
             return found
@@ -102,15 +102,15 @@ class Effect:
         return items[:N_ROWS]
 
     async def _answers(
-        self, head: Unit, description: Description, purpose: str, rows: Sequence[EffectRow]
+        self, unit: Unit, description: Description, purpose: str, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
-        return await in_parts(rows, partial(self._call, head, description, Asked(purpose)))
+        return await in_parts(rows, partial(self._call, unit, description, Asked(purpose)))
 
     async def _call(
-        self, head: Unit, description: Description, asked: Asked, rows: Sequence[EffectRow]
+        self, unit: Unit, description: Description, asked: Asked, rows: Sequence[EffectRow]
     ) -> list[list[float]] | Failure:
-        order = self._order(head, asked.repeat, len(rows))
-        answer = await self.asker.ask(self.question(head, description, rows, asked.purpose, asked.repeat))
+        order = self._order(unit, asked.repeat, len(rows))
+        answer = await self.asker.ask(self.question(unit, description, rows, asked.purpose, asked.repeat))
         if isinstance(answer, Failure):
             return answer
         found: list[list[float]] = [[]] * len(rows)
@@ -118,13 +118,13 @@ class Effect:
             found[int(place)] = numbers
         return found
 
-    def _order(self, head: Unit, repeat: int, n: int) -> np.ndarray:
+    def _order(self, unit: Unit, repeat: int, n: int) -> np.ndarray:
         """Rows are drawn in seeded order; only repeats shuffle them again."""
-        return self.asker.order(head, repeat, n) if repeat else np.arange(n)
+        return self.asker.order(unit, repeat, n) if repeat else np.arange(n)
 
     def question(
         self,
-        head: Unit,
+        unit: Unit,
         description: Description,
         rows: EffectItems,
         purpose: str = "effect",
@@ -133,7 +133,7 @@ class Effect:
         """The question about the first N_ROWS of `rows`, in the order of the repeat."""
         shown = self.asked(rows)
         n = len(shown)
-        views = [self._view(number, shown[i]) for number, i in enumerate(self._order(head, repeat, n), 1)]
+        views = [self._view(number, shown[i]) for number, i in enumerate(self._order(unit, repeat, n), 1)]
         return Question(
             template=self.TEMPLATE,
             values={
@@ -148,7 +148,7 @@ class Effect:
             parse=lambda reply: read_changes(reply, n),
             max_tokens=MAX_TOKENS,
             purpose=purpose,
-            head=head,
+            unit=unit,
             repeat=repeat,
         )
 

@@ -22,8 +22,8 @@ from autointerp.feature_records import ACTIVE
 from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
 from autointerp.records import Description, Failure, Feature, Score, Unscored
-from autointerp.scoring.contest import DIFFUSE, METRICS, Contest, Overlap, Sums, divide, f1, score_contest, totals_of
-from autointerp.scoring.feature_rivals import POSITION_RIVALS, WRONG, TokenRates
+from autointerp.scoring.contest import Contest, Overlap, Sums, divide, f1, score_contest, totals_of
+from autointerp.scoring.feature_rivals import POSITION_RIVALS, WRONG, TokenRates, best_threshold
 from autointerp.scoring.feature_rows import NamedRows, Reading, UnitFacts, active_tokens, iou, ordinary
 from autointerp.scoring.feature_tallies import (
     OF_PREDICATE,
@@ -31,7 +31,6 @@ from autointerp.scoring.feature_tallies import (
     PositionTallies,
     UnitActivity,
     UnitTallies,
-    tallied_totals,
     tally,
     tally_each,
     with_totals,
@@ -41,7 +40,7 @@ from autointerp.scoring.predicates import DETECTOR_TEXT, Progress
 from autointerp.scoring.predicted import predicate_of, some_predicates
 from autointerp.scoring.random_weights import MISSING, Twin
 from autointerp.scoring.retrieval import Retrieval
-from autointerp.scoring.token_identity import THRESHOLDS, ExplainRows
+from autointerp.scoring.token_identity import ExplainRows
 from autointerp.scoring.twin_units import twin_facts
 from autointerp.stats.bootstrap import Resamples
 
@@ -206,16 +205,10 @@ class FeaturePredicateScorers:
         self, group: Group, rates: TokenRates, number: int
     ) -> tuple[Bool[np.ndarray, "window pos"], Bool[np.ndarray, "window pos"]]:
         """What token identity names on select and on test, at the threshold that does best on select."""
-        quantities = group.select.quantities[:, number].reshape(len(OF_PREDICATE), -1).astype(np.float64)
         predicted = rates.predicted(number, group.places[0])
-        levels = np.stack([(predicted >= t) & self.select.rows for t in THRESHOLDS])
-        totals = tallied_totals(quantities)
-        metric = "f1" if totals["mass_positive"] >= DIFFUSE * totals["sum_a"] else "pearson"
-        sums = dict(zip(OF_PREDICATE, quantities @ levels.reshape(len(levels), -1).T, strict=True))
-        values = METRICS[metric](sums | {name: np.full(len(levels), total) for name, total in totals.items()})
-        best = int(np.argmax(np.nan_to_num(values, nan=-1.0)))
-        named = rates.predicted(number, group.places[1]) >= THRESHOLDS[best]
-        return levels[best], named & self.test.rows
+        least = best_threshold(group.select.quantities[:, number], predicted, self.select.rows)
+        named = rates.predicted(number, group.places[1]) >= least
+        return (predicted >= least) & self.select.rows, named & self.test.rows
 
     def _random(self, group: Group, claims: Mapping[Feature, str]) -> dict[Feature, Sums]:
         """Sums of each unit's own predicate on the model with random weights; empty without one."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
-from autointerp.scoring.token_identity import PRIOR
+from autointerp.scoring.contest import METRICS, metric_on
+from autointerp.scoring.feature_tallies import OF_PREDICATE, tallied_totals
+from autointerp.scoring.token_identity import PRIOR, THRESHOLDS
 
 POSITION_RIVALS: dict[str, str] = {
     "always": "dst.position >= 0",
@@ -64,3 +66,18 @@ class TokenRates:
     def predicted(self, feature: int, places: Int[np.ndarray, "window pos"]) -> Float[np.ndarray, "window pos"]:
         """Predicted chance that a unit, by its number, is active at tokens given by `places`."""
         return np.asarray(np.append(self.rate[feature], self.base[feature])[places])
+
+
+def best_threshold(
+    quantities: Float32[np.ndarray, "quantity window pos"],
+    predicted: Float[np.ndarray, "window pos"],
+    rows: Bool[np.ndarray, "window pos"],
+) -> float:
+    """From which predicted chance token identity should name a row, to do best on these rows. `quantities` are the
+    unit's, in the order of OF_PREDICATE."""
+    flat = quantities.reshape(len(OF_PREDICATE), -1).astype(np.float64)
+    levels = np.stack([(predicted >= t) & rows for t in THRESHOLDS])
+    totals = tallied_totals(flat)
+    sums = dict(zip(OF_PREDICATE, flat @ levels.reshape(len(levels), -1).T, strict=True))
+    values = METRICS[metric_on(totals)](sums | {name: np.full(len(levels), total) for name, total in totals.items()})
+    return THRESHOLDS[int(np.argmax(np.nan_to_num(values, nan=-1.0)))]

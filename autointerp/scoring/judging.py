@@ -36,7 +36,7 @@ class Reader(Protocol):
         """How many askings of the items a value is the mean of."""
         ...
 
-    async def read(self, head: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
+    async def read(self, unit: Unit, description: Description, items: Any, asked: Asked) -> Reading | Failure:
         """What one asking of the items gives."""
         ...
 

@@ -43,16 +43,16 @@ class Pointer:
     held_out: HeldOutRows
 
     async def score(
-        self, head: Unit, description: Description, controls: Controls, items: Sequence[PointingItem]
+        self, unit: Unit, description: Description, controls: Controls, items: Sequence[PointingItem]
     ) -> Score | Unscored:
         """Accuracy of one description on its items; `controls` are other descriptions by name."""
         lacking = self.lacks(items)
         if lacking is not None:
             return lacking
-        hits = await self._hits(head, description, "pointing", items)
+        hits = await self._hits(unit, description, "pointing", items)
         if isinstance(hits, Failure):
             return Unscored(scorer="pointing", reason=hits.reason)
-        others = await answer_controls(controls, lambda d: self._hits(head, d, "pointing control", items))
+        others = await answer_controls(controls, lambda d: self._hits(unit, d, "pointing control", items))
         if isinstance(others, Failure):
             return Unscored(scorer="pointing", reason=others.reason)
         return _score(hits, others, items, self.held_out.domain, self.asker.seed)
@@ -63,16 +63,16 @@ class Pointer:
         return self.asker.repeats
 
     async def read(
-        self, head: Unit, description: Description, items: Sequence[PointingItem], asked: Asked
+        self, unit: Unit, description: Description, items: Sequence[PointingItem], asked: Asked
     ) -> Reading | Failure:
         """One asking of the items; e is 1 where the answer is right. Answers are named by the letter that the chosen
         candidate has in the first call, so that choosing at random agrees by 1 / candidates."""
-        once = partial(self._call, head, description, asked.purpose, asked.repeat)
+        once = partial(self._call, unit, description, asked.purpose, asked.repeat)
         found = await in_parts(items, once, asked.size)
         if isinstance(found, Failure):
             return found
         said = np.full(len(items), NOT_OFFERED)
-        for item, shuffle in zip(*self._order(head, 0, items), strict=True):
+        for item, shuffle in zip(*self._order(unit, 0, items), strict=True):
             if found[item] != NOT_OFFERED:
                 said[item] = int(np.flatnonzero(shuffle == found[item])[0])
         return Reading(np.array([float(chosen == 0) for chosen in found]), said, len(items))
@@ -91,22 +91,22 @@ class Pointer:
             return None
         return Unscored(scorer="pointing", reason=f"only {len(items)} held-out rows have one clear source")
 
-    async def _hits(self, head: Unit, description: Description, purpose: str, items: Sequence[PointingItem]) -> _Found:
+    async def _hits(self, unit: Unit, description: Description, purpose: str, items: Sequence[PointingItem]) -> _Found:
         """Share of repeats in which each item was answered right."""
         hits = np.zeros(len(items))
         for repeat in range(self.asker.repeats):
-            found = await in_parts(items, partial(self._call, head, description, purpose, repeat))
+            found = await in_parts(items, partial(self._call, unit, description, purpose, repeat))
             if isinstance(found, Failure):
                 return found
             hits += np.array([chosen == 0 for chosen in found]) / self.asker.repeats
         return hits
 
     async def _call(
-        self, head: Unit, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
+        self, unit: Unit, description: Description, purpose: str, repeat: int, items: Sequence[PointingItem]
     ) -> list[int] | Failure:
         """The chosen candidate of each item."""
-        order, letters = self._order(head, repeat, items)
-        answer = await self.asker.ask(self.question(head, description, items, purpose, repeat))
+        order, letters = self._order(unit, repeat, items)
+        answer = await self.asker.ask(self.question(unit, description, items, purpose, repeat))
         if isinstance(answer, Failure):
             return answer
         found = [NOT_OFFERED] * len(items)
@@ -116,17 +116,17 @@ class Pointer:
         return found
 
     def _order(
-        self, head: Unit, repeat: int, items: Sequence[PointingItem]
+        self, unit: Unit, repeat: int, items: Sequence[PointingItem]
     ) -> tuple[np.ndarray, list[Int[np.ndarray, " candidate"]]]:
         """The order of the items, and that of each one's candidates; an item by itself draws its own, else the true
         candidate of all items asked singly would have the same letter."""
-        rng = self.asker.draw(head, repeat, *((items[0].window, items[0].dst) if len(items) == 1 else ()))
+        rng = self.asker.draw(unit, repeat, *((items[0].window, items[0].dst) if len(items) == 1 else ()))
         order = rng.permutation(len(items))
         return order, [rng.permutation(len(items[i].candidates)) for i in order]
 
     def question(
         self,
-        head: Unit,
+        unit: Unit,
         description: Description,
         items: Sequence[PointingItem],
         purpose: str = "pointing",
@@ -134,7 +134,7 @@ class Pointer:
     ) -> Question[list[int]]:
         """The question about `items`, in the order of the repeat."""
         n = len(items)
-        views = [self._view(items[i], shuffle) for i, shuffle in zip(*self._order(head, repeat, items), strict=True)]
+        views = [self._view(items[i], shuffle) for i, shuffle in zip(*self._order(unit, repeat, items), strict=True)]
         return Question(
             template="pointing",
             values={"looks_at": description.looks_at, "conditions": description.conditions, "items": views},
@@ -143,7 +143,7 @@ class Pointer:
             parse=lambda reply: _choices(reply, n),
             max_tokens=MAX_TOKENS,
             purpose=purpose,
-            head=head,
+            unit=unit,
             repeat=repeat,
         )
 

@@ -4,7 +4,7 @@
    (other heads' predicates whose predicted pairs have IoU < .5 with this one's; fewer than three: our fixed generic
    descriptions).
 2. On test: F1 over pairs (negatives matched on the destination token), or Pearson where less than half of the
-   contribution lies in positive pairs; the same document resamples for every compared predicate.
+   contribution on select lies in positive pairs; the same document resamples for every compared predicate.
 3. Controls: chance line, shuffled explanation, random weights (nulls); best simple rival and, for an LLM, the detector
    text (rivals); a rival that predicts the same pairs (IoU >= .9 on test) is the same rule.
 """

@@ -48,17 +48,17 @@ class Simulator:
     held_out: HeldOutRows
 
     async def score(
-        self, head: Unit, description: Description, controls: Controls, items: Sequence[Passage]
+        self, unit: Unit, description: Description, controls: Controls, items: Sequence[Passage]
     ) -> Score | Unscored:
         """Weighted Pearson of one description on its passages; `controls` are other descriptions by name."""
         lacking = self.lacks(items)
         if lacking is not None:
             return lacking
-        said = await self._answers(head, description, Asked(SCORER), items)
+        said = await self._answers(unit, description, Asked(SCORER), items)
         if isinstance(said, Failure):
             return Unscored(scorer=SCORER, reason=said.reason)
         others = await answer_controls(
-            controls, lambda d: self._answers(head, d, Asked(f"{SCORER} control"), items)
+            controls, lambda d: self._answers(unit, d, Asked(f"{SCORER} control"), items)
         )  # fmt: skip
         if isinstance(others, Failure):
             return Unscored(scorer=SCORER, reason=others.reason)
@@ -70,11 +70,11 @@ class Simulator:
         return 1
 
     async def read(
-        self, head: Unit, description: Description, items: Sequence[Passage], asked: Asked
+        self, unit: Unit, description: Description, items: Sequence[Passage], asked: Asked
     ) -> Reading | Failure:
         """One asking of the passages; e is the strength of each token on a scale from 0 to 1, answers say whether
         it is active."""
-        found = await self._answers(head, description, asked, items)
+        found = await self._answers(unit, description, asked, items)
         if isinstance(found, Failure):
             return found
         e = np.concatenate(found) / MOST
@@ -105,15 +105,15 @@ class Simulator:
         return [self.held_out.sources[p.window, p.start : p.stop] for p in items]
 
     async def _answers(
-        self, head: Unit, description: Description, asked: Asked, items: Sequence[Passage]
+        self, unit: Unit, description: Description, asked: Asked, items: Sequence[Passage]
     ) -> list[Float[np.ndarray, " token"]] | Failure:
-        return await in_parts(items, partial(self._call, head, description, asked), asked.size)
+        return await in_parts(items, partial(self._call, unit, description, asked), asked.size)
 
     async def _call(
-        self, head: Unit, description: Description, asked: Asked, items: Sequence[Passage]
+        self, unit: Unit, description: Description, asked: Asked, items: Sequence[Passage]
     ) -> list[Float[np.ndarray, " token"]] | Failure:
-        order = self.asker.order(head, asked.repeat, len(items))
-        answer = await self.asker.ask(self.question(head, description, items, asked.purpose, asked.repeat))
+        order = self.asker.order(unit, asked.repeat, len(items))
+        answer = await self.asker.ask(self.question(unit, description, items, asked.purpose, asked.repeat))
         if isinstance(answer, Failure):
             return answer
         found: list[Float[np.ndarray, " token"]] = [np.zeros(0)] * len(items)
@@ -123,14 +123,14 @@ class Simulator:
 
     def question(
         self,
-        head: Unit,
+        unit: Unit,
         description: Description,
         items: Sequence[Passage],
         purpose: str = SCORER,
         repeat: int = 0,
     ) -> Question[list[Float[np.ndarray, " token"]]]:
         """The question about `items`, in the order of the repeat."""
-        shown = [items[i] for i in self.asker.order(head, repeat, len(items))]
+        shown = [items[i] for i in self.asker.order(unit, repeat, len(items))]
         sizes = [len(p.shares) for p in shown]
         return Question(
             template="simulation",
@@ -144,7 +144,7 @@ class Simulator:
             parse=lambda reply: read_strengths(reply, sizes),
             max_tokens=MAX_TOKENS,
             purpose=purpose,
-            head=head,
+            unit=unit,
             repeat=repeat,
         )
 

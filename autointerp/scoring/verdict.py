@@ -20,7 +20,7 @@ from autointerp.circuit_records import CircuitTest
 from autointerp.records import Control, Description, Failure, Interval, Judgement, Score, Unscored, Verdict
 
 MIN_COVERAGE = 0.25
-MIN_KL = 1e-4
+MIN_KL = 1e-4  # nats: the least effect with which a unit matters where it is said to act
 CAUSAL = "conditional_ablation"
 HEADLINES = ("first_token", "predicate", "pointing")  # the first that gave a number is the headline
 

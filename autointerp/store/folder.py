@@ -134,21 +134,24 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
     Raises RunFolderError for a broken line elsewhere.
     """
+    return [record for _, record in numbered_records(path)]
+
+
+def numbered_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_records`, each with the number of its line, from 1."""
     if not path.exists():
-        return []
+        return
     with disk_errors(path):
         lines = path.read_bytes().split(b"\n")
-    found: list[dict[str, Any]] = []
     last = max((n for n, line in enumerate(lines) if line.strip()), default=0)
     for number, line in enumerate(lines):
         if not line.strip():
             continue
         record = parse_line(line)
         if record is not None:
-            found.append(record)
+            yield number + 1, record
         elif number != last:
             raise RunFolderError(f"{path} line {number + 1} is not JSON. Remove that line or use another --out.")
-    return found
 
 
 def _json(value: BaseModel | Mapping[str, object]) -> str:

@@ -13,8 +13,8 @@ function agentSection(card) {
 
 function agentTurn(turn) {
   const where = turn.round ? `round ${turn.round}: ${turn.step}` : turn.step;
-  const rows = turn.hypotheses.map(([name, label, looksAt, predicate, standing, why, [value, low, high, chance, coverage]]) => [
-    name, tag(label), h('span', {}, looksAt, predicate ? [' ', h('code', {}, predicate)] : null), value === null || value === undefined ? NONE : `${fmt(value)} ${interval(low ?? null, high ?? null)}`,
+  const rows = turn.hypotheses.map(([name, label, looksAt, predicate, standing, why, [value, low, high, chance, coverage], moves]) => [
+    name, tag(label), h('span', {}, looksAt, predicate ? [' ', h('code', {}, predicate)] : null, moves.map(([verb, tokens]) => [` ${verb} `, tokens.map((token) => [mono(token), ' '])])), value === null || value === undefined ? NONE : `${fmt(value)} ${interval(low ?? null, high ?? null)}`,
     fmt(chance), coverage === null || coverage === undefined ? NONE : percent(coverage), h('span', { title: why }, standing)]);
   return h('li', {}, h('h4', {}, where, ' ', h('span', { class: 'hint' }, `${fmt(turn.tokens[0])} tokens in, ${fmt(turn.tokens[1])} out`)),
     turn.thought ? h('p', {}, turn.thought) : null,

@@ -2,7 +2,7 @@
 function cardContent(card, item) {
   if (!card) return [cardBar(item), bareSection(item)];
   const judged = h('div', { class: 'columns' }, saidSection(card), verdictSection(card));
-  return [cardBar(item), failuresSection(card), stateNote(item), judged, scorecardSection(card), examplesSection(card), activationSection(card), readoutSection(card),
+  return [cardBar(item), failuresSection(card), stateNote(item), judged, scorecardSection(card), agentSection(card), examplesSection(card), activationSection(card), readoutSection(card),
     steeringSection(card), rulesSection(card), neighboursSection(card), lensSection(card), scoresSection(card), madeSection(card), commandSection(card)].filter(Boolean);
 }
 
