@@ -118,6 +118,17 @@ def test_rounds_are_needed(tmp_path: Path) -> None:
         bench_agent_seed(neurons_ground(config, 0), 0, tmp_path, JobOptions(Settings()), lambda *_: None)
 
 
+@pytest.mark.parametrize(
+    ("units", "given", "wanted"), [("features", "--heads", "--select"), ("heads", "--select", "--heads")]
+)
+def test_a_choice_of_other_units_is_refused(
+    units: str, given: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "agent", "--llm", "rules", "--units", units, given, "L0N1", "--out", str(tmp_path / "b")]
+    assert main(words) == 2
+    assert f"{given} does not go with --units {units}. Give {wanted}." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_loop_gains_in_the_traps_and_not_from_exchanged_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -44,14 +44,17 @@ def turns() -> list[Turn]:
 
 
 def prompt(step: str, **more: Any) -> tuple[str, str]:
+    words = f"a {HOSTILE} dog"
+    last = len(words.split()) - 1
     evidence = unit_evidence(
-        rule("token", 'dst.text == " dog"', 0.9), examples=[example(f"a {HOSTILE} dog", (0.0,) * 8 + (1.0,), 8)],
+        rule("token", 'dst.text == " dog"', 0.9), examples=[example(words, (0.0,) * last + (1.0,), last)],
         lenses=[LensWords(lens="selfie", text="dogs", controls=("a",), specific=True)],
     )  # fmt: skip
     name = FEATURES.template(step)
     values = {
-        "evidence": feature_view(evidence), "history": history_view(turns(), FEATURE_CLAIMS), "instruction": "MIND THIS",
-        "labels": list(FEATURE_LABELS), "most": 4, "rounds_left": 2, "tools": tools_shown(FEATURES.tools), **more,
+        "evidence": feature_view(evidence), "history": history_view(turns(), FEATURE_CLAIMS),
+        "instruction": "MIND THIS", "labels": list(FEATURE_LABELS),
+        "most": 4, "rounds_left": 2, "tools": tools_shown(FEATURES.tools), **more,
     }  # fmt: skip
     system, user = Templates().render(name, {key: values[key] for key in VARIABLES[name]}).messages
     return system["content"], user["content"]
@@ -74,7 +77,7 @@ def test_a_prompt_is_blind_and_what_others_wrote_stays_in_its_block(step: str) -
 def test_a_prompt_says_what_a_reply_holds(step: str) -> None:
     system, user = prompt(step)
     if step == "experiments":
-        assert "at most 4 now" in system and all(f'"name": "{name}"' in user for name in FEATURES.tools.tools)
+        assert "at most 4 now" in system and all(f'"{name}"' in user for name in FEATURES.tools.tools)
         assert "TOOLS" not in prompt(step, tools=[])[1]  # where the server has them beside the prompt
         return
     for name in FEATURE_CLAIMS.schema["required"]:
@@ -100,4 +103,5 @@ def test_a_shortened_score_keeps_its_numbers_and_loses_its_samples(detail: int) 
         assert found["active_but_unpredicted"]["rows"] == 130
         assert "error" not in found and "samples" not in found["active_but_unpredicted"]
         assert hypothesis["raises"] == [" bark"]
-    assert all("error" not in one["answer"] and one["answer"]["rows"] for one in shown["experiments"])
+    assert shown["experiments"][-1]["answer"]["rows"]  # of earlier rounds less is shown
+    assert all("error" not in one["answer"] for one in shown["experiments"])

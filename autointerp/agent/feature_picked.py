@@ -57,10 +57,10 @@ def find_rows(subject: FeatureSubject, asked: UnitRows) -> Plain:
     order = np.argsort(-shares, kind="stable") if asked.kind == "top" else subject.rng(PURPOSE).permutation(len(window))
     chosen = in_turns(order, window)[: asked.n]
     everywhere = np.sort(survey.shares[survey.rows])
-    lost = _lost(subject, (window[chosen], dst[chosen]), shares[chosen])
+    lost = _lost(subject, (window[chosen], dst[chosen]))
     shown = []
     for i, (kl, log_prob) in zip(chosen.tolist(), lost, strict=True):
-        below = np.searchsorted(everywhere, shares[i], side="right") / len(everywhere)
+        below = np.searchsorted(everywhere, shares[i]) / max(1, len(everywhere) - 1)  # of the others
         tokens = subject.strings_of(subject.data.explain_rows.ids[window[i], : dst[i] + 1])
         shown.append({
             "text": ending(tokens, int(dst[i]), SHOWN), "strength": strength(float(shares[i])),
@@ -82,11 +82,11 @@ def _filtered(subject: FeatureSubject, survey: Survey, asked: UnitRows) -> Bool[
     return kept
 
 
-def _lost(
-    subject: FeatureSubject, places: Places, shares: Float32[np.ndarray, " row"]
-) -> list[tuple[float, float | None]]:
-    """Of each place, the KL without the unit and what the next token's log probability loses; None at the end."""
+def _lost(subject: FeatureSubject, places: Places) -> list[tuple[float, float | None]]:
+    """Of each place, the KL without the unit and what the next token's log probability loses; None at the end. What is
+    taken out is the activation as it is, also where it is negative and shown as 0."""
     rows, (window, dst) = subject.data.explain_rows, places
+    shares = subject.shares("explain")[window, dst]
     found: dict[int, tuple[float, float | None]] = {}
 
     def read(

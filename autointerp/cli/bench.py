@@ -72,7 +72,7 @@ def bench_planted(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     config, settings, seeds, folder = _prepared(arguments, screen)
     from autointerp.pipeline.bench_planted import bench_seed
     from autointerp.pipeline.bench_report import planted_result
-    from autointerp.pipeline.job import JobOptions
+    from autointerp.pipeline.unit_job import JobOptions
 
     options = JobOptions(settings, "", arguments.retry_failed)
     runs = []
@@ -95,7 +95,7 @@ def _bench_features(arguments: argparse.Namespace) -> int:
     config, settings, seeds, folder = _prepared(arguments, screen)
     from autointerp.pipeline.bench_features import bench_features_seed
     from autointerp.pipeline.bench_features_report import features_result
-    from autointerp.pipeline.job import JobOptions
+    from autointerp.pipeline.unit_job import JobOptions
 
     options = JobOptions(settings, "", arguments.retry_failed)
     runs = []
@@ -118,7 +118,7 @@ def bench_controls(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     config, settings, seeds, folder = _prepared(arguments, screen)
     from autointerp.pipeline.bench_controls import controls_of_seed
     from autointerp.pipeline.bench_report import controls_result
-    from autointerp.pipeline.job import JobOptions
+    from autointerp.pipeline.unit_job import JobOptions
 
     options = JobOptions(settings, "", arguments.retry_failed)
     judged = [j for s in seeds for j in controls_of_seed(config, s, folder / f"seed-{s}", options, screen)]
@@ -131,6 +131,9 @@ def bench_agent(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """One shot against the loop, paired by unit."""
     screen = Screen()
     neurons = arguments.planted_units == "features"
+    if arguments.heads if neurons else arguments.select:
+        given, wanted = ("--heads", "--select") if neurons else ("--select", "--heads")
+        raise BadInput(f"{given} does not go with --units {arguments.planted_units}. Give {wanted}.")
     most = FEATURE_MAX_TOKENS if neurons else AGENT_MAX_TOKENS
     arguments.units = "neurons" if neurons else ""
     arguments.agent = DEFAULT_AGENT if arguments.agent is None else arguments.agent
@@ -140,7 +143,7 @@ def bench_agent(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from autointerp.pipeline.bench_agent import bench_agent_seed, heads_ground
     from autointerp.pipeline.bench_agent_features import neurons_ground
     from autointerp.pipeline.bench_agent_report import HEADS, NEURONS, agent_result
-    from autointerp.pipeline.job import JobOptions
+    from autointerp.pipeline.unit_job import JobOptions
 
     options, ground = JobOptions(settings, "", arguments.retry_failed), neurons_ground if neurons else heads_ground
     runs = []

@@ -76,7 +76,8 @@ def _described(arguments: argparse.Namespace, choice: TableChoice, screen: Scree
     from autointerp.cli.jobs import resolved_run
     from autointerp.cli.sources import sources_of
     from autointerp.pipeline.bench_heads import checked_sources, published_rows
-    from autointerp.pipeline.job import JobOptions, run_job
+    from autointerp.pipeline.job import run_job
+    from autointerp.pipeline.unit_job import JobOptions
 
     config, settings = resolved_run(arguments, screen)
     rows = published_rows(config.model, choice)  # before hours of describing

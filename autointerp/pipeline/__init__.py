@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs, parse_heads
-from autointerp.pipeline.job import JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobResult, run_job
 from autointerp.pipeline.run_state import Console
+from autointerp.pipeline.unit_job import JobOptions
 
 __all__ = [
     "Console",

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field
 
 from autointerp.agent.journal import Entry, Journal
 from autointerp.records import Description, Unit
-from autointerp.store import RunFolder
+from autointerp.store import RunFolder, read_as
 
 AGENT = "cache/agent.jsonl"
 
@@ -30,7 +30,7 @@ class RunJournals:
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._held: dict[tuple[Unit, str], list[JournalLine]] = defaultdict(list)
-        for line in map(JournalLine.model_validate, run.read(AGENT)):
+        for line in read_as(run.path(AGENT), JournalLine):
             self._held[line.unit, line.basis].append(line)
 
     def of(self, unit: Unit, one_shot: Description) -> Journal:

@@ -36,14 +36,15 @@ from autointerp.pipeline.bench_metrics import DRAWS, GradedHead
 from autointerp.pipeline.bench_planted import answer_key, graded, planted_config, planted_sources
 from autointerp.pipeline.collecting import ARRAYS, EVIDENCE
 from autointerp.pipeline.inputs import Sources
-from autointerp.pipeline.job import JobOptions, run_job
+from autointerp.pipeline.job import run_job
 from autointerp.pipeline.random_control import FILE as RANDOM_WEIGHTS
 from autointerp.pipeline.run_state import Console
+from autointerp.pipeline.unit_job import JobOptions
 from autointerp.planted.heads import Truth
 from autointerp.records import Feature, Head, Interval, Unit
 from autointerp.report.nouns import Report, state_of, unit_of
 from autointerp.scoring.memo import Memo
-from autointerp.store import read_records
+from autointerp.store import read_as
 
 VARIANTS = ("loop", "one_shot", "shuffled")
 TRAPS = ("two functions", "offset for the token before", "duplicate for induction", "looks and changes nothing")
@@ -172,7 +173,7 @@ def _share(kept: Sequence[str], source: Path, target: Path, run: RunConfig, dono
     for name in kept:
         if (source / name).exists():
             shutil.copy2(source / name, target / name)
-    lines = [line for line in map(JournalLine.model_validate, read_records(source / AGENT)) if line.turn is None]
+    lines = [line for line in read_as(source / AGENT, JournalLine) if line.turn is None]
     basis = {line.unit: line.basis for line in lines}
     asking = {donor: unit for unit, donor in donors.items() if unit in basis}
     handed = [

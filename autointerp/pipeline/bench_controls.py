@@ -16,8 +16,9 @@ from autointerp.pipeline.bench_planted import answer_key, planted_config, plante
 from autointerp.pipeline.collecting import collected_evidence
 from autointerp.pipeline.held_out import ablation_rows, explain_rows, held_out_rows
 from autointerp.pipeline.inputs import Inputs, load_inputs
-from autointerp.pipeline.job import JobOptions, run_job
+from autointerp.pipeline.job import run_job
 from autointerp.pipeline.run_state import Console
+from autointerp.pipeline.unit_job import JobOptions
 from autointerp.planted.heads import Truth
 from autointerp.records import HeadReport
 from autointerp.scoring.suite import SuiteSpec

@@ -24,8 +24,8 @@ from autointerp.pipeline.bench_planted import graded
 from autointerp.pipeline.feature_inputs import held_out_text
 from autointerp.pipeline.feature_job import run_feature_job
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.job import JobOptions
 from autointerp.pipeline.run_state import Console
+from autointerp.pipeline.unit_job import JobOptions
 from autointerp.planted.corpus import documents
 from autointerp.planted.dictionary import PlantedDictionary
 from autointerp.planted.features import FEATURE_SPEC, PlantedFeatures, load_planted_features

@@ -19,8 +19,9 @@ from autointerp.feature_records import FeatureReport
 from autointerp.pipeline.bench_metrics import GradedHead
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.job import JobOptions, JobResult, run_job
+from autointerp.pipeline.job import JobResult, run_job
 from autointerp.pipeline.run_state import Console
+from autointerp.pipeline.unit_job import JobOptions
 from autointerp.planted.corpus import documents
 from autointerp.planted.heads import Truth
 from autointerp.planted.model import SPEC, load_planted, placed_heads

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autointerp.config import RunConfig
-from autointerp.errors import AutointerpError, BadInput, BudgetExceeded, TooManyFailures
+from autointerp.errors import BadInput, BudgetExceeded, TooManyFailures
 from autointerp.explain import Explanation
 from autointerp.explain.feature_detectors import describe_feature
 from autointerp.feature_records import FeatureReport
@@ -35,36 +35,25 @@ from autointerp.pipeline.feature_random import FeatureRandomControl
 from autointerp.pipeline.feature_scoring import lab_of, suite_of
 from autointerp.pipeline.feature_talk import FeatureTalk, FeatureTalkPlan, estimate_features, feature_talk
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
-from autointerp.pipeline.job import JobOptions
-from autointerp.pipeline.llm_scores import scores_of
 from autointerp.pipeline.plan import Estimate
 from autointerp.pipeline.run_state import FOUND_LATER, RUN, Console, RunState
 from autointerp.pipeline.talking import template_names, templates
-from autointerp.records import Failure, Feature, Status, Unscored
+from autointerp.pipeline.unit_job import JobOptions, Told, UnitJobResult, finished_reports, run_facts
+from autointerp.records import Feature
 from autointerp.report.feature_write import write_feature_reports
-from autointerp.report.folder import read_json
 from autointerp.scoring.feature_suite import FeatureScores
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.verdict import judge
-from autointerp.store import REMOVE_FILE, CallLog, RunFolder, read_as
+from autointerp.store import RunFolder
 
 FEATURES = "features.jsonl"
 
 
 @dataclass
-class FeatureJobResult:
+class FeatureJobResult(UnitJobResult[FeatureReport]):
     """What the command line says at the end. `states`: how many of all units are ok, dead and dense."""
 
-    folder: Path
-    reports: list[FeatureReport] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    estimate: Estimate | None = None
-    stopped: AutointerpError | None = None
     states: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> list[FeatureReport]:
-        return [r for r in self.reports if r.status == "failed"]
 
 
 def run_feature_job(
@@ -107,7 +96,8 @@ class _FeatureJob:
         if self._options.dry_run:
             result.estimate = self._estimate(inputs, units, collected)
             return result
-        held = self._finished(collected)
+        retry = self._options.retry_failed
+        held = finished_reports(self._run, FEATURES, FeatureReport, collected.evidence, retry_failed=retry)
         if held is not None:
             result.reports = held
             self._console("everything is there; rebuilding the pages", 1, 1)
@@ -136,16 +126,6 @@ class _FeatureJob:
     def _estimate(self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures) -> Estimate:
         rows = feature_rows(inputs)
         return estimate_features(self._run, self._plan(inputs, units, collected, rows))
-
-    def _finished(self, collected: CollectedFeatures) -> list[FeatureReport] | None:
-        """The reports on disk, if they cover every unit, nothing stopped the run and none is to be tried again."""
-        reports = {r.unit: r for r in read_as(self._run.path(FEATURES), FeatureReport, REMOVE_FILE)}
-        told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
-        if set(reports) != set(collected.evidence) or not told or told.get("stopped"):
-            return None
-        if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
-            return None
-        return [reports[unit] for unit in sorted(reports)]
 
     def _plan(self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures, rows: FeatureRows) -> FeatureTalkPlan:
         config, settings = self._config, self._options.settings
@@ -194,38 +174,22 @@ class _FeatureJob:
     def _report(
         self, unit: Feature, collected: CollectedFeatures, state: FeatureTalk, scores: FeatureScores
     ) -> FeatureReport:
-        explanation = state.descriptions[unit]
-        outcome = explanation.outcome
-        extra = scores_of(self._config, outcome, state.scored.get(unit, {}))
-        numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
-        unscored = tuple(s for s in (*scores.unscored, *extra) if isinstance(s, Unscored))
-        failed = isinstance(outcome, Failure)
-        status: Status = "failed" if isinstance(outcome, Failure) else "abstained" if outcome.abstained else "described"
+        told = Told.of(self._config, state.descriptions[unit], state.scored.get(unit, {}), scores)
         return FeatureReport(
             unit=unit,
-            status=status,
+            status=told.status,
             evidence=collected.evidence[unit],
-            description=None if isinstance(outcome, Failure) else outcome,
-            failures=((outcome,) if isinstance(outcome, Failure) else ()) + explanation.failures,
-            provenance=explanation.provenance,
-            scores=numbers,
-            unscored=unscored,
-            judgement=judge(outcome, () if failed else numbers, unscored, scores.effect),
+            description=told.description,
+            failures=told.failures,
+            provenance=told.provenance,
+            scores=told.scores,
+            unscored=told.unscored,
+            judgement=judge(told.outcome, told.judged, told.unscored, scores.effect),
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
             transcript=state.transcripts.get(unit),
         )
 
     def _facts(self, inputs: Inputs, units: UnitSet, state: FeatureTalk, result: FeatureJobResult) -> dict[str, object]:
-        return {
-            **inputs.summary(),
-            "units": {"spec": units.spec, "all": units.n_units, "states": dict(result.states), **units.facts},
-            "explainer": self._config.explainer,
-            "lost_in_flight": self._state.lost(),
-            "cost_usd": state.cost_usd,
-            "tokens": dict(zip(("prompt", "completion"), CallLog(self._run).tokens_used, strict=True)),
-            "seconds": self._state.clock(),
-            "notes": result.notes,
-            "command": self._options.command,
-            "stopped": None if result.stopped is None else str(result.stopped),
-        }
+        found = {"spec": units.spec, "all": units.n_units, "states": dict(result.states), **units.facts}
+        return run_facts(self._state, inputs, state, result, self._options.command) | {"units": found}

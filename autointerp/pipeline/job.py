@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from autointerp.config import RunConfig, Settings, check_lenses
-from autointerp.errors import AutointerpError, BudgetExceeded, TooManyFailures
+from autointerp.config import RunConfig, check_lenses
+from autointerp.errors import BudgetExceeded, TooManyFailures
 from autointerp.evidence.collect import Collected
 from autointerp.explain import Explanation
 from autointerp.explain.detectors import describe
@@ -27,50 +27,29 @@ from autointerp.pipeline.given_circuit import given_circuit
 from autointerp.pipeline.held_out import held_out_rows
 from autointerp.pipeline.inputs import Inputs, Sources, load_inputs
 from autointerp.pipeline.lens_readings import LensCost, plan_lenses, read_lenses
-from autointerp.pipeline.llm_scores import score_signs, scorer_items, scores_of
+from autointerp.pipeline.llm_scores import score_signs, scorer_items
 from autointerp.pipeline.plan import NOTHING_ASKED, Estimate, estimate_calls, head_asks, known_capabilities
 from autointerp.pipeline.random_control import RandomControl
 from autointerp.pipeline.run_state import FOUND_LATER, RUN, Console, RunState
 from autointerp.pipeline.suite_inputs import suite_spec
 from autointerp.pipeline.talking import Talk, TalkPlan, talk, template_names, templates
-from autointerp.records import Failure, Head, HeadReport, Status, Unscored
+from autointerp.pipeline.unit_job import JobOptions, Told, UnitJobResult, finished_reports, run_facts
+from autointerp.records import Head, HeadReport
 from autointerp.report import write_reports
-from autointerp.report.folder import read_json
 from autointerp.scoring.in_circuit import in_circuit
-from autointerp.scoring.memo import Memo, NoMemo
 from autointerp.scoring.random_weights import Twin, twin_of
 from autointerp.scoring.suite import HeadScores, HeldOut, Suite
 from autointerp.scoring.verdict import judge
-from autointerp.store import REMOVE_FILE, CallLog, RunFolder, read_as
+from autointerp.store import RunFolder
 
 HEADS = "heads.jsonl"
 
 
-@dataclass(frozen=True)
-class JobOptions:
-    """How a run is run; nothing here changes a result."""
-
-    settings: Settings
-    command: str = ""
-    retry_failed: bool = False
-    dry_run: bool = False
-    memo: Memo = field(default_factory=NoMemo, repr=False)  # shared by runs that differ in their descriptions alone
-
-
 @dataclass
-class JobResult:
+class JobResult(UnitJobResult[HeadReport]):
     """What the command line says at the end."""
 
-    folder: Path
-    reports: list[HeadReport] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    estimate: Estimate | None = None
-    stopped: AutointerpError | None = None
     lenses: LensCost | None = None
-
-    @property
-    def failed(self) -> list[HeadReport]:
-        return [r for r in self.reports if r.status == "failed"]
 
 
 def run_job(config: RunConfig, sources: Sources, folder: Path, options: JobOptions, console: Console) -> JobResult:
@@ -105,7 +84,10 @@ class _Job:
             self._run, inputs, inputs.heads, self._config.seed, self._options.settings.batch_size, self._console
         )
         self._state.timed("collect")
-        held = None if self._options.dry_run else self._finished(inputs)
+        held = None
+        if not self._options.dry_run:
+            retry = self._options.retry_failed
+            held = finished_reports(self._run, HEADS, HeadReport, inputs.heads, retry_failed=retry)
         if held is None:
             collected, result.lenses = read_lenses(self._run, inputs, collected, lenses, self._console)
             self._state.timed("lenses")
@@ -126,16 +108,6 @@ class _Job:
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
         known = known_capabilities(self._run.root, self._config)
         return estimate_calls(head_asks(self._plan(inputs, collected, held_out)), known)
-
-    def _finished(self, inputs: Inputs) -> list[HeadReport] | None:
-        """The reports on disk, if they cover every head, nothing stopped the run and none is to be tried again."""
-        reports = {r.head: r for r in read_as(self._run.path(HEADS), HeadReport, REMOVE_FILE)}
-        told = read_json(self._run.path(RUN))  # written last: without it the end was not reached
-        if set(reports) != set(inputs.heads) or not told or told.get("stopped"):
-            return None
-        if self._options.retry_failed and any(r.status == "failed" for r in reports.values()):
-            return None
-        return [reports[head] for head in sorted(reports)]
 
     def _describe_and_score(self, inputs: Inputs, collected: Collected, result: JobResult) -> None:
         held_out = held_out_rows(inputs, collected.pool, self._config.seed)
@@ -191,24 +163,18 @@ class _Job:
         return Suite(replace(spec, twin=twin, memo=memo), self._console).score(outcomes, rivals)
 
     def _report(self, head: Head, collected: Collected, state: Talk, scores: HeadScores) -> HeadReport:
-        explanation = state.descriptions[head]
-        outcome = explanation.outcome
-        extra = scores_of(self._config, outcome, state.scored.get(head, {}))
-        numbers = tuple(s for s in (*scores.scores, *extra) if not isinstance(s, Unscored))
-        unscored = tuple(s for s in (*scores.unscored, *extra) if isinstance(s, Unscored))
-        failed = isinstance(outcome, Failure)
-        circuit = in_circuit(head, outcome, self._circuit.found)
-        status: Status = "failed" if isinstance(outcome, Failure) else "abstained" if outcome.abstained else "described"
+        told = Told.of(self._config, state.descriptions[head], state.scored.get(head, {}), scores)
+        circuit = in_circuit(head, told.outcome, self._circuit.found)
         return HeadReport(
             head=head,
-            status=status,
+            status=told.status,
             evidence=collected.evidence[head],
-            description=None if isinstance(outcome, Failure) else outcome,
-            failures=((outcome,) if isinstance(outcome, Failure) else ()) + explanation.failures,
-            provenance=explanation.provenance,
-            scores=numbers,
-            unscored=unscored,
-            judgement=judge(outcome, () if failed else numbers, unscored, scores.effect, circuit),
+            description=told.description,
+            failures=told.failures,
+            provenance=told.provenance,
+            scores=told.scores,
+            unscored=told.unscored,
+            judgement=judge(told.outcome, told.judged, told.unscored, scores.effect, circuit),
             ablation_loss=scores.loss,
             ablation_kl=scores.kl,
             direct_effect=scores.direct,
@@ -220,15 +186,5 @@ class _Job:
         )
 
     def _facts(self, inputs: Inputs, state: Talk, result: JobResult) -> dict[str, object]:
-        return {
-            **inputs.summary(),
-            "explainer": self._config.explainer,
-            "lost_in_flight": self._state.lost(),
-            "cost_usd": state.cost_usd,
-            "tokens": dict(zip(("prompt", "completion"), CallLog(self._run).tokens_used, strict=True)),
-            "seconds": self._state.clock(),
-            "lenses": None if result.lenses is None else asdict(result.lenses),
-            "notes": result.notes,
-            "command": self._options.command,
-            "stopped": None if result.stopped is None else str(result.stopped),
-        }
+        lenses = None if result.lenses is None else asdict(result.lenses)
+        return run_facts(self._state, inputs, state, result, self._options.command) | {"lenses": lenses}

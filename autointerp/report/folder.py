@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from autointerp.errors import RunFolderError
 from autointerp.feature_records import FeatureReport
 from autointerp.records import Feature, Head, HeadReport
+from autointerp.store import REMOVE_FILE
 
 Json = dict[str, Any]
 U = TypeVar("U", Head, Feature)
@@ -148,7 +149,7 @@ def _parse(line: bytes, where: str, record: type[R]) -> R:
             place = ".".join(str(part) for part in problem["loc"])
             name = "head" if record is HeadReport else "unit"
             raise RunFolderError(
-                f"{where}: not a {name} report ({place}: {problem['msg']}). Run the same command again to rewrite it."
+                f"{where}: not a {name} report ({place}: {problem['msg']}). {REMOVE_FILE}"
             ) from None
 
 

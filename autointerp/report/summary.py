@@ -89,9 +89,10 @@ class Summary:
         for control in score.controls if score is not None else ():
             self._add_control(control)
         if score is not None and "retrieval_rank" in score.details:
-            rank, heads = score.details["retrieval_rank"], score.details["retrieval_heads"]
-            if isinstance(rank, int | float) and isinstance(heads, int):
-                self.ranks.append((float(rank), heads))
+            rank = score.details["retrieval_rank"]
+            among = score.details.get("retrieval_units", score.details.get("retrieval_heads"))
+            if isinstance(rank, int | float) and isinstance(among, int):
+                self.ranks.append((float(rank), among))
         self.tokens_in += made.prompt_tokens
         self.tokens_out += made.completion_tokens
         self.repairs += made.repairs

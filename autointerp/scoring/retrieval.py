@@ -43,4 +43,5 @@ class Retrieval:
         own = self._found[unit][predicate]
         others = [values[predicate] for other, values in self._found.items() if other != unit]
         rank = 1 + sum(v > own for v in others) + sum(v == own for v in others) / 2
-        return {"retrieval_rank": rank, "retrieval_heads": len(others) + 1}
+        among = "retrieval_heads" if isinstance(unit, Head) else "retrieval_units"
+        return {"retrieval_rank": rank, among: len(others) + 1}

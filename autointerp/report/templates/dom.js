@@ -23,7 +23,7 @@ function fmt(value, digits = 3) {
   if (typeof value !== 'number') return String(value);
   if (Number.isInteger(value)) return value.toLocaleString('en');
   const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString('en');
+  if (size >= 10 ** Math.min(digits, 3)) return Math.round(value).toLocaleString('en');
   if (size < 0.001) return value.toExponential(1);
   return size >= 1 ? value.toPrecision(digits) : value.toFixed(digits);
 }
