@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from autointerp.agent.allowance import LoopChat
@@ -16,6 +17,7 @@ from autointerp.agent.spec import LoopSpec
 from autointerp.agent.steps import StepAsker
 from autointerp.chat import FakeChat
 from autointerp.llm import Budget, Capabilities, ChatModel, ChatRequest, Prices, PromptRoom
+from autointerp.model import LanguageModel
 from autointerp.prompting import Templates
 from autointerp.records import Description, Evidence, Head, Provenance
 from tests.report_fixtures import evidence
@@ -129,3 +131,17 @@ def run_loop(loop: UnitLoop[Any]) -> LoopResult:
         return loop.result()
 
     return asyncio.run(whole())
+
+
+@contextmanager
+def tokens_fed(model: LanguageModel) -> Iterator[list[int]]:
+    """How many tokens go through the model's first block, as the one number of a list."""
+    counts = [0]
+
+    def count(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        counts[0] += stream.shape[0] * stream.shape[1]
+
+    handle = model.bridge.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
+    yield counts
+    handle.remove()

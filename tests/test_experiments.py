@@ -33,6 +33,7 @@ from autointerp.records import Domain, Evidence, Head, Reading
 from autointerp.scoring.held_out import HeldOutRows, repeat_rows
 from autointerp.scoring.tallies import HeadTruth, tally
 from autointerp.scoring.token_identity import ExplainRows
+from tests.agent_helpers import tokens_fed
 from tests.test_scoring import rows_of
 
 COPIES, IDLE, GATED_HEAD, SPREAD = (Head(layer=0, index=n) for n in range(4))
@@ -532,16 +533,10 @@ def test_no_hook_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fed() -> Iterator[list[int]]:
-    """Tokens that went through the first block."""
-    counts = [0]
-
-    def count(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        counts[0] += stream.shape[0] * stream.shape[1]
-
-    handle = causal_model().bridge.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
-    yield counts
-    handle.remove()
+    """Tokens that went through the first block, once the data are there."""
+    causal_data()
+    with tokens_fed(causal_model()) as counts:
+        yield counts
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.name)

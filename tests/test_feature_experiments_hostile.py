@@ -24,6 +24,7 @@ from autointerp.errors import BadInput
 from autointerp.features.units import load_units
 from autointerp.model import LanguageModel
 from autointerp.records import Feature
+from tests.agent_helpers import tokens_fed
 from tests.causal_model import NAMES
 from tests.feature_lab_helpers import (
     TEXT,
@@ -306,16 +307,10 @@ def test_no_hook_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fed() -> Iterator[list[int]]:
-    """Tokens that went through the first block."""
-    counts = [0]
-
-    def count(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        counts[0] += stream.shape[0] * stream.shape[1]
-
-    handle = neuron_model().bridge.blocks[0].register_forward_pre_hook(count, with_kwargs=True)
-    yield counts
-    handle.remove()
+    """Tokens that went through the first block, once the data are there."""
+    neuron_data()
+    with tokens_fed(neuron_model()) as counts:
+        yield counts
 
 
 @pytest.mark.parametrize("request_", [*REQUESTS, *TIGHT], ids=lambda request: request.name)

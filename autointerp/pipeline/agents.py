@@ -222,13 +222,19 @@ async def run_loops(
 def told(transcripts: Mapping[U, Transcript]) -> str:
     """What the loops did, in one line for the user."""
     looped = [t for t in transcripts.values() if len(t.turns) > 1]
-    replaced = sum(t.chosen != "one shot" for t in looped)
+    replaced = sum(t.chosen != "one shot" and not _said_nothing(t) for t in looped)
     ran = sum(not e.error and not e.repeated for t in looped for turn in t.turns for e in turn.experiments)
     noun = plural(next(iter(transcripts))) if transcripts else "units"
     return (
         f"agent: the verdict of {len(looped)} of {len(transcripts)} {noun} was open after one shot; "
         f"{ran} experiments; {replaced} descriptions were replaced"
     )
+
+
+def _said_nothing(transcript: Transcript) -> bool:
+    """Whether the model abstained at first and in the end."""
+    first = transcript.one_shot
+    return transcript.chosen == "abstained" and first is not None and first.abstained
 
 
 def _benches(plan: LoopsPlan[U, E], unit: U) -> tuple[LabBench[U], LabBench[U]]:

@@ -56,11 +56,12 @@ def claims(report: Report) -> str:
     said = report.description
     if said is None:
         return ""
+    where, what = ("looks at", "writes") if isinstance(report, HeadReport) else ("active on", "does")
     domain = "" if said.domain == "text" else f"  (a claim about {said.domain})"
     lines = [
         line("summary", said.summary),
-        line("looks at", said.looks_at),
-        line("writes", said.writes),
+        line(where, said.looks_at),
+        line(what, said.writes),
         line("predicate", said.predicate + domain if said.predicate else ""),
         line("conditions", said.conditions),
         line("but not", said.counterexamples),

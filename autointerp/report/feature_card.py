@@ -34,7 +34,7 @@ def _stats(report: FeatureReport) -> str:
                   f"largest {short(stats.maximum)}, reference {short(stats.reference)}; {stats.n_rows:,} rows of "
                   f"{stats.n_docs:,} documents{state[stats.state]}")]  # fmt: skip
     most = stats.top_tokens[:8]
-    lines.append(line("active on", tokens_text([t.token for t in most], [t.part for t in most]) if most else ""))
+    lines.append(line("tokens", tokens_text([t.token for t in most], [t.part for t in most]) if most else ""))
     return "\n".join(part for part in lines if part)
 
 
