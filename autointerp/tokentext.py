@@ -16,6 +16,9 @@ _LITERAL_GLYPHS = frozenset(GLYPHS.values())  # the same characters as text are 
 _CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _INVISIBLE = frozenset("\u00ad\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800")
 
+# They turn the order in which a line is drawn: what follows them may look like another text.
+_REORDERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 # The strings that pandas, Excel or LibreOffice read as missing, boolean or infinite (compared casefolded).
 _EATEN_WORDS = frozenset(
     "n/a na nan null none <na> nil inf infinity true false".split()
@@ -61,8 +64,8 @@ def _printable_char(char: str) -> str:
 def escape_cell(text: str) -> str:
     r"""A string as a CSV cell that spreadsheets and `pandas.read_csv` leave alone; `unescape_cell` undoes it.
 
-    Plain tokens stay as they are. A backslash is doubled; controls, line ends and lone surrogates are written
-    `\n`, `\r`, `\t` or `\u{hex}`; a cell that would be eaten (empty, `NA`, `null`, `=1+1`, `007`, `May 5`)
+    Plain tokens stay as they are. A backslash is doubled; controls, line ends, direction overrides and lone surrogates
+    are written `\n`, `\r`, `\t` or `\u{hex}`; a cell that would be eaten (empty, `NA`, `null`, `=1+1`, `007`, `May 5`)
     starts with `\&`, which stands for nothing.
     """
     body = "".join(_escape_char(char) for char in text)
@@ -72,7 +75,7 @@ def escape_cell(text: str) -> str:
 def _escape_char(char: str) -> str:
     if char in _SHORT:
         return _SHORT[char]
-    if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char == "\ufeff":
+    if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char in _REORDERS or char == "\ufeff":
         return f"\\u{{{ord(char):x}}}"
     return char
 

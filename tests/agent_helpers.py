@@ -109,7 +109,7 @@ def loop_of(chat: ChatModel, bench: FakeBench, journal: Journal | None = None, *
     spec = more.pop("spec", LoopSpec())
     return UnitLoop(
         LoopInputs(
-            kind=HEADS,
+            kind=more.pop("kind", HEADS),
             evidence=more.pop("evidence", None) or some_evidence(),
             one_shot=more.pop("one_shot", None) or first(),
             provenance=Provenance(explainer="llm", prompt_tokens=100, completion_tokens=10),

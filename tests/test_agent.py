@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,34 @@ def test_several_claims_are_scored_alone_and_together() -> None:
     assert result.description.looks_at.startswith("1. ") and " 2. " in result.description.looks_at
 
 
+SCORED_ALONE = {  # the score of the first claim of two, and of both together: which description is kept
+    "a bad second claim does not take a settled one with it": (GOOD, BAD, "revision 1, claim 1"),
+    "both are kept where together they are as good": (GOOD, {**GOOD, "value": 0.895}, "revision 1"),
+    "both are kept where together they are better": (OPEN, GOOD, "revision 1"),
+    "the better one alone where together they are worse": ({**OPEN, "value": 0.6}, OPEN, "revision 1, claim 1"),
+}
+
+
+@pytest.mark.parametrize("case", SCORED_ALONE)
+def test_of_several_claims_the_best_is_kept(case: str) -> None:
+    alone, together_, chosen = SCORED_ALONE[case]
+    both = "(distance == 2) or (distance == 3)"
+    bench = FakeBench({"distance == 1": BAD, "distance == 2": alone, both: together_}, BAD)
+    claims = [claim("distance == 2"), claim("distance == 3")]
+    result = run_loop(loop_of(chat_of(usual(claims=claims)), bench, spec=LoopSpec(rounds=1)))
+    assert result.transcript.chosen == chosen
+    assert result.description.predicate == ("distance == 2" if chosen.endswith("claim 1") else both)
+
+
+def test_a_guess_without_a_score_does_not_replace_what_was_refuted_but_a_revision_may() -> None:
+    guess = claim("", no_predicate="it cannot be said", writes="a guess")
+    replies = {**usual(claims=[]), "agent_hypotheses": lambda n: {"hypotheses": [guess]}}
+    result = run_loop(loop_of(chat_of(replies), FakeBench(default=BAD), spec=LoopSpec(rounds=1)))
+    assert result.description == first() and result.transcript.chosen == "one shot"
+    revised = run_loop(loop_of(chat_of(usual(claims=[guess])), FakeBench(default=BAD), spec=LoopSpec(rounds=1)))
+    assert revised.transcript.chosen == "revision 1" and revised.description.writes == "a guess"
+
+
 def test_abstention_ends_the_loop_and_is_the_result_unless_something_holds() -> None:
     chat = chat_of(usual(claims=[], abstain=True))
     result = run_loop(loop_of(chat, FakeBench(default=BAD)))
@@ -213,7 +242,8 @@ def test_experiments_that_would_feed_too_much_are_refused() -> None:
     request = HEAD_TOOLS.parse("rows", {"kind": "top"})
     assert isinstance(request, Request)
     price = HEAD_TOOLS.cost(request)
-    result = run_loop(loop_of(chat_of(usual(rows)), bench, spec=LoopSpec(rounds=1, cost=price + 1)))
+    loop = loop_of(chat_of(usual(rows)), bench, kind=replace(HEADS, cost=price + 1), spec=LoopSpec(rounds=1))
+    result = run_loop(loop)
     assert [bool(e.error) for e in result.transcript.turns[2].experiments] == [False, True]
 
 

@@ -528,13 +528,13 @@ def test_a_group_of_units_is_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -
     from autointerp.scoring.feature_rows import Reading
 
     read: list[tuple[Feature, ...]] = []
-    whole = Reading.shares
+    whole = Reading.parts
 
-    def shares(self: Reading, features: Any, rows: Any) -> np.ndarray:
+    def parts(self: Reading, features: Any, rows: Any) -> Any:
         read.append(tuple(features))
         return whole(self, features, rows)
 
-    monkeypatch.setattr(Reading, "shares", shares)
+    monkeypatch.setattr(Reading, "parts", parts)
     data = fresh(neuron_data())
     score = asked("score_predicate", predicate=IS_DOG)
     answers = [lab(neuron(k), data).run(score) for k in range(6)]

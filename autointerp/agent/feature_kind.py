@@ -13,6 +13,7 @@ from autointerp.feature_records import FEATURE_LABELS, FeatureEvidence
 from autointerp.predicate import parse_positional
 from autointerp.records import Description
 
+COST = 1_500_000  # rows are read for many units at once: most of it is fed once and not for each
 Plain = dict[str, Any]
 
 FEATURE_CLAIMS = ClaimForm(
@@ -38,5 +39,5 @@ def _to_score(description: Description) -> Plain:
 
 
 FEATURES: LoopKind[FeatureEvidence] = LoopKind(
-    FEATURE_TOOLS, FEATURE_CLAIMS, lambda evidence: evidence.unit, feature_view, _brief, _to_score, "_feature"
+    FEATURE_TOOLS, FEATURE_CLAIMS, lambda evidence: evidence.unit, feature_view, _brief, _to_score, COST, "_feature"
 )

@@ -45,11 +45,12 @@ class FeatureLaboratory:
         """As the experiment's bound, with the sizes of this run's rows; the same however often it is asked."""
         most, found, data = FEATURE_TOOLS.cost(request), FEATURE_TOOLS.typed(request), self._subject.data
         (windows, width), (held, held_width) = data.explain_rows.ids.shape, data.select_rows.ids.shape
+        learnt = len(data.learn_rows.ids)
         match found:
             case f.UnitRows():
                 return min(most, int((windows + 2 * found.n) * width))
             case f.ScoreRule():
-                return min(most, int(windows * width + (held + 2 * MOST_EFFECTS) * held_width))
+                return min(most, int(learnt * width + (held + 2 * MOST_EFFECTS) * held_width))
             case f.DisagreeRules():
                 return min(most, int(held * held_width))
         return most

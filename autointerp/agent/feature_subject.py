@@ -17,16 +17,17 @@ from jaxtyping import Bool, Float32, Int
 
 from autointerp.agent.kept import Kept
 from autointerp.agent.picking import token_id
-from autointerp.agent.requests import EXPLAIN_TOKENS
+from autointerp.agent.requests import EXPLAIN_TOKENS, LEARN_TOKENS
 from autointerp.agent.trials import trial_rows
 from autointerp.errors import BadInput
-from autointerp.feature_records import FeatureEvidence
+from autointerp.feature_records import ACTIVE, FeatureEvidence
 from autointerp.features.activations import Units
 from autointerp.features.readout import DirectionReader
 from autointerp.model import LanguageModel
 from autointerp.predicate import TokenTable
 from autointerp.records import Feature
-from autointerp.scoring.feature_rows import NamedRows, Reading, UnitFacts, ordinary
+from autointerp.scoring.feature_rivals import TokenRates
+from autointerp.scoring.feature_rows import NamedRows, Reading, UnitFacts, active_tokens, ordinary
 from autointerp.scoring.held_out import HeldOutRows
 from autointerp.scoring.token_identity import ExplainRows
 from autointerp.stats.bootstrap import Resamples
@@ -37,10 +38,22 @@ Shares = Float32[np.ndarray, "window pos"]
 
 
 @dataclass(frozen=True, eq=False)
+class _ActiveTokens:
+    """The tokens of each unit's active rows."""
+
+    tokens: Sequence[Int[np.ndarray, " row"]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(some.nbytes for some in self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
 class FeatureLabData:
     """What the laboratories of one run's neurons or latents share.
 
-    `explain`, `select`: windows of the two splits, of which the first ones are read (`explain_rows`, `select_rows`) ·
+    `explain`, `select`: windows of the two splits, of which the first ones are read (`explain_rows`, `learn_rows`,
+    `select_rows`) ·
     `facts`: mean, reference and sign of the units · `direction`: reads directions as logits, None where nothing does ·
     `wanted`: the units that will be asked about · `kept`: what was read of them, in bounded memory.
     """
@@ -65,8 +78,16 @@ class FeatureLabData:
 
     @cached_property
     def explain_rows(self) -> ExplainRows:
-        """The explain windows that rows are picked from and rivals learn from."""
-        n = max(1, EXPLAIN_TOKENS // self.explain.ids.shape[1])
+        """The explain windows that rows are picked from."""
+        return self._first(EXPLAIN_TOKENS)
+
+    @cached_property
+    def learn_rows(self) -> ExplainRows:
+        """The explain windows that token identity is learned from, as many as for the scores of a run."""
+        return self._first(LEARN_TOKENS)
+
+    def _first(self, tokens: int) -> ExplainRows:
+        n = max(1, tokens // self.explain.ids.shape[1])
         ids = np.asarray(self.explain.ids[:n], np.int64)
         return ExplainRows(ids, np.asarray(self.explain.lengths[:n], np.int64))
 
@@ -106,6 +127,18 @@ class FeatureLabData:
         reading = Reading(model, self.units, self.facts, self.batch_size)
         whole = self.kept.get((split, group[0], len(group)), lambda: reading.shares(group, self._rows(split)))
         return np.asarray(whole[group.index(unit)])
+
+    def token_rates(self, model: LanguageModel, unit: Feature) -> TokenRates:
+        """How often a unit is active at each token of the learning rows. One pass over them for its whole group."""
+        group = self._groups.get((unit, "explain"), (unit,))
+
+        def read() -> _ActiveTokens:
+            reading = Reading(model, self.units, self.facts, self.batch_size)
+            return _ActiveTokens(active_tokens(reading, group, self.learn_rows, ACTIVE))
+
+        found = self.kept.get(("tokens", group[0], len(group)), read)
+        seen = self.learn_rows.ids[ordinary(self.learn_rows, model.special_ids)]
+        return TokenRates.of([found.tokens[group.index(unit)]], seen)
 
 
 @dataclass(frozen=True, eq=False)

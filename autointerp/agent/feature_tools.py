@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from autointerp.agent import arguments as a
 from autointerp.agent import feature_arguments as f
-from autointerp.agent.requests import EFFECT_TOKENS, EXPLAIN_TOKENS, SELECT_TOKENS, Toolset, text_tokens
+from autointerp.agent.requests import EFFECT_TOKENS, EXPLAIN_TOKENS, LEARN_TOKENS, SELECT_TOKENS, Toolset, text_tokens
 
 RANDOM_DIRECTIONS = 5  # that steering is compared with
 
@@ -46,7 +46,7 @@ def _fed(name: str, found: a.Arguments) -> int:
         case f.UnitRows():
             return EXPLAIN_TOKENS + EFFECT_TOKENS
         case f.ScoreRule():
-            return SELECT_TOKENS + EXPLAIN_TOKENS + EFFECT_TOKENS
+            return SELECT_TOKENS + LEARN_TOKENS + EFFECT_TOKENS
         case f.DisagreeRules():
             return SELECT_TOKENS
         case f.Separate(items=items):

@@ -24,7 +24,7 @@ from autointerp.evidence.effects import kl_divergence
 from autointerp.feature_records import ACTIVE, RESTING
 from autointerp.records import Score, Unscored
 from autointerp.scoring.contest import IDENTITY, Contest, Overlap, score_contest
-from autointerp.scoring.feature_rivals import POSITION_RIVALS, WRONG, TokenRates, best_threshold
+from autointerp.scoring.feature_rivals import POSITION_RIVALS, WRONG, best_threshold
 from autointerp.scoring.feature_rows import iou
 from autointerp.scoring.feature_tallies import UnitActivity, UnitTallies, tally
 from autointerp.scoring.verdict import MIN_KL
@@ -72,10 +72,7 @@ class FeatureTrial:
     @cached_property
     def _identity(self) -> Bool[np.ndarray, "window pos"]:
         """What token identity names, at the threshold that does best on these rows."""
-        subject, there = self.subject, self.subject.explain_places()
-        ids = subject.data.explain_rows.ids
-        active = there & (subject.shares("explain") >= ACTIVE)
-        rates = TokenRates.of([ids[active]], ids[there])
+        rates = self.subject.data.token_rates(self.subject.model, self.subject.unit)
         predicted = rates.predicted(0, rates.places(self.rows.ids))
         least = best_threshold(self._activity.quantities[:, 0], predicted, self.named.rows)
         return np.asarray((predicted >= least) & self.named.rows)
@@ -88,8 +85,8 @@ class FeatureTrial:
         index = {name: place for place, name in enumerate(names)}
         contest = Contest(
             own=0,
-            rivals={name: index[p] for name, p in POSITION_RIVALS.items()},
-            others={IDENTITY: len(names)},
+            rivals={name: index[p] for name, p in POSITION_RIVALS.items()} | {IDENTITY: len(names)},
+            others={},
             donors=(),
             generic=tuple(index[p] for p in WRONG.values() if p != predicate),
         )

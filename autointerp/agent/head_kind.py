@@ -37,5 +37,5 @@ def _to_score(description: Description) -> Plain:
 
 
 HEADS: LoopKind[Evidence] = LoopKind(
-    HEAD_TOOLS, HEAD_CLAIMS, lambda evidence: evidence.head, evidence_view, _brief, _to_score
+    HEAD_TOOLS, HEAD_CLAIMS, lambda evidence: evidence.head, evidence_view, _brief, _to_score, 500_000
 )

@@ -34,7 +34,8 @@ E = TypeVar("E", bound=Shown)
 @dataclass(frozen=True, eq=False)
 class LoopKind(Generic[E]):
     """A kind of units. `view`: all that a prompt shows of the evidence · `brief`: the same beside experiments, with few
-    measurements · `to_score`: the arguments of `score_predicate` for a description · `suffix`: of its templates."""
+    measurements · `cost`: tokens that experiments on one unit may feed to the model ·
+    `to_score`: the arguments of `score_predicate` for a description · `suffix`: of its templates."""
 
     tools: Toolset
     form: ClaimForm
@@ -42,6 +43,7 @@ class LoopKind(Generic[E]):
     view: Callable[[E], Plain]
     brief: Callable[[E], Plain]
     to_score: Callable[[Description], Plain]
+    cost: int
     suffix: str = ""
 
     def template(self, step: str) -> str:

@@ -3,9 +3,9 @@
 1. The one-shot description is the first hypothesis. It and k - 1 others are scored on the select split, for free.
 2. A round: the language model asks for a few experiments of the closed set, they are run, and it revises its claims (or
    abstains); each claim is scored alone, and all together as the description.
-3. The best description on the select split is kept: a settled one before an open one, an open one before one without a
-   score, that before a refuted one; then the higher score. A revision with the rule of the best takes its place, since
-   it was written with more in hand.
+3. The best description on the select split is kept, of a revision each claim alone or all together: a settled one
+   before an open one, an open one before a revision without a score, that before a refuted one; then the higher score.
+   A revision with the rule of the best takes its place, since it was written with more in hand.
 4. It stops when the interval is decided, after two rounds without gain, at the last round, when tokens or money are
    used up, when the same experiment was asked for again twice, when two steps gave no valid reply, or on abstention.
 
@@ -223,8 +223,8 @@ class UnitLoop(Generic[E]):
             return earlier.model_copy(update={"repeated": True, "cost": 0})
         price = tools.cost(request)
         spent = self._state.cost + sum(e.cost for e in before if not e.error)
-        if spent + price > self._spec.cost:
-            why = f"it may feed {price} tokens to the model, and {self._spec.cost - spent} are left for this unit"
+        if spent + price > self._kind.cost:
+            why = f"it may feed {price} tokens to the model, and {self._kind.cost - spent} are left for this unit"
             return Experiment(tool=request.name, arguments=request.arguments, error=why)
         numbers = await self._answered(request, self._inputs.bench)
         error = numbers.get("error", "") if set(numbers) == {"error"} else ""

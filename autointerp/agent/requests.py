@@ -15,6 +15,7 @@ from autointerp.agent.arguments import Arguments
 
 SELECT_TOKENS = 65_536  # of select rows, that predicates are scored on
 EXPLAIN_TOKENS = 32_768  # of explain rows, that rows are picked from
+LEARN_TOKENS = 131_072  # of explain rows, that rivals of a unit's rule learn from
 EFFECT_TOKENS = 16_384  # that are run with the unit taken out, for a sample of rows of up to 1,024 tokens
 REASON_CHARACTERS = 200
 Plain = dict[str, Any]

@@ -13,4 +13,3 @@ class LoopSpec:
     k: int = 3
     experiments: int = 4  # a round
     tokens: int = 60_000  # prompts and replies
-    cost: int = 500_000  # tokens fed to the model by experiments

@@ -58,16 +58,25 @@ def _idle(numbers: Mapping[str, Any]) -> bool:
 
 def better(new: Hypothesis, best: Hypothesis | None, *, revised: bool = False) -> tuple[bool, bool]:
     """Whether `new` is a gain over `best`, and whether it takes its place. A revision does without a gain where it
-    states the same rule, or where neither has a score: it was written later, with more in hand."""
+    states the same rule, or where neither has a score: it was written later, with more in hand. Only a revision may do
+    without a score in place of what was refuted: a guess before any experiment may not."""
     if best is None:
         return True, True
     rank, held = RANK[new.standing], RANK[best.standing]
     if rank != held:
-        return rank > held, rank > held
+        takes = rank > held and (revised or new.standing != "unscored")
+        return takes, takes
     values = _value(new), _value(best)
     gained = values[0] > values[1] + GAIN
     same = values == (-math.inf, -math.inf) or (new.description.predicate is not None and _rule(new) == _rule(best))
     return gained, gained or (revised and same)
+
+
+def as_good(new: Hypothesis, other: Hypothesis) -> bool:
+    """Whether `new` says no less than `other` and scores no worse: of several claims together, that they are kept whole
+    where one of them alone would do."""
+    ranks = RANK[new.standing], RANK[other.standing]
+    return ranks[0] >= ranks[1] and _value(new) >= _value(other) - GAIN
 
 
 def _rule(hypothesis: Hypothesis) -> tuple[str | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from autointerp.agent.spec import LoopSpec
-from autointerp.agent.standing import better
+from autointerp.agent.standing import as_good, better
 from autointerp.records import Hypothesis, Turn
 
 ROUNDS_WITHOUT_GAIN, REPEATS, FAILED_STEPS = 2, 2, 2
@@ -27,11 +27,12 @@ class LoopState:
     def after(self, turn: Turn) -> LoopState:
         """The state with one more turn: what is best now, and what counts towards stopping."""
         state = replace(self, turns=(*self.turns, turn), failed=self.failed + bool(turn.failure))
-        candidates = turn.named if turn.step != "revision" else turn.named[-1:]
-        gained = False
-        for name, hypothesis in candidates:
-            rise, takes = better(hypothesis, state.best, revised=turn.step == "revision")
-            if takes:
+        gained, revised = False, turn.step == "revision"
+        alone: Hypothesis | None = None  # the claim of this revision that is the best so far
+        for name, hypothesis in turn.named:
+            rise, takes = better(hypothesis, state.best, revised=revised)
+            if takes or (alone is not None and hypothesis is turn.hypotheses[-1] and as_good(hypothesis, alone)):
+                alone = hypothesis if revised else None
                 state = replace(state, best=hypothesis, chosen=name)
             gained = gained or rise
         asked = sum(e.cost for e in turn.experiments if not e.repeated and not e.error)

@@ -1,6 +1,7 @@
 """The LLM explainer of any kind of unit: evidence rendered into a prompt, a reply checked into a description.
 
-1. The evidence is rendered blind; examples are dropped (quantile, random, contrast, top) until the prompt fits.
+1. The evidence is rendered blind; examples are dropped (quantile, random, contrast, top) until the prompt fits. Where
+   not even a few are left, measurements are shortened too (`brief`), and the rest of the room is for examples.
 2. The reply must follow the schema, its label must be known, its predicate must parse; at most two repairs.
 3. If only the predicate is wrong after the repairs, the description stands without one, and that is recorded.
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from autointerp.errors import BadInput, PredicateError
+from autointerp.explain.brief import brief_view
 from autointerp.explain.outcome import Explanation
 from autointerp.explain.view import drop_examples
 from autointerp.feature_records import FeatureEvidence
@@ -26,7 +28,6 @@ from autointerp.llm import (
     PromptRoom,
     Room,
     ask,
-    estimate_prompt,
 )
 from autointerp.predicate import Predicate
 from autointerp.prompting import Prompt, Templates
@@ -72,29 +73,36 @@ class LanguageSettings:
 def task_prompt(
     task: ExplainTask[E], evidence: E, templates: Templates, settings: LanguageSettings, room: Room
 ) -> tuple[Prompt, tuple[str, ...]]:
-    """The exact prompt for `evidence`, and notes on what was dropped to fit `room`.
+    """The exact prompt for `evidence`, and notes on what was left out to fit `room`.
 
     Raises BadInput if it does not fit even without examples.
     """
-    examples = evidence.examples
-    while True:
-        values = {
-            "evidence": task.view(evidence, examples),
-            "labels": list(task.labels),
-            "instruction": settings.instruction,
-        }
-        prompt = templates.render(task.template, values)
-        # Some servers get the schema in the prompt, others turn it into one.
-        size = estimate_prompt(ChatRequest(messages=prompt.messages, json_schema=dict(task.schema)))
-        dropped = len(evidence.examples) - len(examples)
-        if size <= (room.wanted if len(examples) > FEW_EXAMPLES else room.limit):
-            return prompt, (f"{dropped} examples left out to fit {room.wanted} tokens",) if dropped else ()
-        if not examples:
-            raise BadInput(
-                f"the prompt needs about {size} tokens without any example, but only {room.limit} fit the server's "
-                "context. Start the server with a larger context."
-            )
-        examples = drop_examples(examples)
+    for show, fewest in ((lambda view: view, FEW_EXAMPLES), (brief_view, 0)):
+        examples = evidence.examples
+        while True:
+            values = {
+                "evidence": show(task.view(evidence, examples)),
+                "labels": list(task.labels),
+                "instruction": settings.instruction,
+            }
+            prompt = templates.render(task.template, values)
+            size = room.size(ChatRequest(messages=prompt.messages, json_schema=dict(task.schema)))
+            if size <= (room.wanted if len(examples) > FEW_EXAMPLES else room.limit):
+                return prompt, _left_out(len(evidence.examples) - len(examples), room, brief=show is brief_view)
+            if len(examples) <= fewest:
+                break
+            examples = drop_examples(examples)
+    raise BadInput(
+        f"the prompt needs about {size} tokens without any example, but only {room.limit} fit the server's "
+        "context. Start the server with a larger context."
+    )
+
+
+def _left_out(examples: int, room: Room, *, brief: bool) -> tuple[str, ...]:
+    """What prompts of units say of themselves where something is left out."""
+    what = [f"{examples} examples"] if examples else []
+    what += ["some measurements"] if brief else []
+    return (f"{' and '.join(what)} left out to fit {room.wanted} tokens",) if what else ()
 
 
 class TaskExplainer(Generic[E]):

@@ -86,16 +86,17 @@ class Asking:
 def loops_plan(study: Study[U, E], asking: Asking) -> LoopsPlan[U, E]:
     """The loops of a run, as its config has them."""
     config = asking.config
+    asker = step_asker(config, asking.settings, asking.session, asking.templates)
     return LoopsPlan(
         study,
-        step_asker(config, asking.settings, asking.session, asking.templates),
+        asker,
         RunJournals(asking.run),
         LoopSpec(rounds=config.agent_plan.rounds),
         asking.pace,
         shuffled(list(study.evidence)) if config.agent_plan.shuffled else {},
         Workshop(study.laboratory),
         told=len(study.evidence) == 1,
-        samples=sample_explainers(study, asking),
+        samples=sample_explainers(study, asking, asker.chat),
     )
 
 
@@ -136,13 +137,13 @@ def step_asker(config: RunConfig, settings: Settings, session: ChatSession, sour
     )
 
 
-def sample_explainers(study: Study[U, E], asking: Asking) -> tuple[Explains[E], ...]:
+def sample_explainers(study: Study[U, E], asking: Asking, chat: LoopChat) -> tuple[Explains[E], ...]:
     """Explainers for the further answers of `best_of=K`: other seeds, and not at temperature 0, where all are equal."""
     config, session = asking.config, asking.session
     settings = LanguageSettings(
         config.max_reply_tokens, max(config.temperature, SAMPLING), config.seed, config.instruction
     )
-    chat, found, room = session.chat, session.capabilities, session.room
+    found, room = session.capabilities, session.room
     return tuple(
         study.explainer(chat, found, asking.templates, settings, dict.fromkeys(study.evidence, draw), room)
         for draw in range(1, config.agent_plan.best_of)
