@@ -80,6 +80,14 @@ class Score(Record):
     state: str = ""  # e.g. `underpowered`
     details: dict[str, float | int | str | None] = Field(default_factory=dict)
 
+    @property
+    def equal_rule(self) -> str:
+        """The simple rule that the description is: it has no margin over rivals then (scoring_validity rule 10). Empty
+        where it is none, and where another rival is better than both: that one decides."""
+        if any(c.kind == "rival" and not c.same_rule and c.high < 0 for c in self.controls):
+            return ""
+        return next((c.name for c in self.controls if c.same_rule), "")
+
 
 class Unscored(Record):
     """A scorer that gives no number for this head, and why."""

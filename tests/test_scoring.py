@@ -285,6 +285,15 @@ def test_the_margin_is_the_best_rivals_and_else_the_closest_null() -> None:
     assert (without.margin, without.compared_with) == (NULL.difference, "null control")
 
 
+def test_a_rule_that_another_rival_beats_has_the_margin_over_that_rival() -> None:
+    same, better = control("rival", 0.0, 0.0, same=True), control("rival", -0.3, -0.1)
+    equal = judge(claim(), (scored(NULL, RIVAL, same),), (), effect())
+    assert (equal.margin, equal.compared_with) == (NULL.difference, "null control (= rival control)")
+    beaten = judge(claim(), (scored(NULL, same, better),), (), effect())
+    assert (beaten.verdict, beaten.margin) == ("refuted", better.difference)
+    assert beaten.compared_with == "rival control"
+
+
 def test_a_claim_on_the_first_position_is_scored_with_the_sink() -> None:
     model = tiny_model("gpt2")
     rows = rows_of(model, n=80)

@@ -204,7 +204,7 @@ def margin_group(report: Report) -> Group:
     if report.description.label == "first_token":
         return "rests on the first token"
     score = headline(report)
-    if score is not None and any(control.same_rule for control in score.controls):
+    if score is not None and score.equal_rule:
         return "equals a rule"
     judged = report.judgement
     if judged.verdict == "unscored" or judged.margin is None or not math.isfinite(judged.margin):

@@ -49,7 +49,7 @@ def _judged(
         why = "; ".join(f"{u.scorer}: {u.reason}" for u in unscored) or "no scorer gave a number"
         return Judgement(verdict="unscored", reason=why[:300])
     verdict, reason = _verdict(headline, effect, _causal(headline, scores, unscored))
-    margin = _margin(headline.controls)
+    margin = _margin(headline)
     coverage = headline.details.get("coverage")
     return Judgement(
         verdict=verdict,
@@ -92,8 +92,8 @@ def _verdict(headline: Score, effect: Interval, causal: Score | Unscored | None)
     against = _no_cause(effect, causal)
     if against:
         return "partly", against
-    same = [c.name for c in headline.controls if c.same_rule]
-    equal = f"; the same rule as {same[0]}" if same else ""
+    same = headline.equal_rule
+    equal = f"; the same rule as {same}" if same else ""
     return "supported", f"supported, covers {100 * coverage:.0f} %{equal}"
 
 
@@ -120,15 +120,15 @@ def _no_cause(effect: Interval, causal: Score | Unscored | None) -> str:
     return "" if causal.details.get("supported") == "yes" else f"not causally: {causal.details.get('reason')}"
 
 
-def _margin(controls: tuple[Control, ...]) -> Control | None:
+def _margin(headline: Score) -> Control | None:
     """The closest rival that is another rule; without one, the closest null."""
-    rivals = [c for c in controls if c.kind == "rival" and not c.same_rule]
-    same = any(c.same_rule for c in controls)
-    pool = rivals if rivals and not same else [c for c in controls if c.kind == "null"]
+    rivals = [c for c in headline.controls if c.kind == "rival" and not c.same_rule]
+    nulls = [c for c in headline.controls if c.kind == "null"]
+    pool = rivals if rivals and not headline.equal_rule else nulls
     return min(pool, key=lambda c: c.difference, default=None)
 
 
 def _compared_with(headline: Score, margin: Control | None) -> str:
-    same = [c.name for c in headline.controls if c.same_rule]
+    same = headline.equal_rule
     name = "" if margin is None else margin.name
-    return f"{name} (= {same[0]})" if same else name
+    return f"{name} (= {same})" if same else name
