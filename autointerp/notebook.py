@@ -31,6 +31,10 @@ from autointerp.evidence.multiples import (
 from autointerp.evidence.prompt_spans import LooksAtPrompt, looks_at_prompts, prompt_finder
 from autointerp.evidence.table import PairTable
 from autointerp.evidence.windows import SplitWindows, Window, text_windows
+from autointerp.features.ranked import ActivationTable, Ranked, ranked_activations
+from autointerp.features.ranked import Order as ActivationOrder
+from autointerp.features.text_windows import gathered
+from autointerp.features.units import load_units
 from autointerp.finder import TokenFinder
 from autointerp.lenses.entity import LensOptions, entity_lens
 from autointerp.lenses.entity_checkpoint import find_vectors
@@ -42,7 +46,7 @@ from autointerp.lenses.selfie import Interpreter, SelfieOptions, interpret_sourc
 from autointerp.lenses.selfie_records import SelfieTable
 from autointerp.lenses.surgery import Mode
 from autointerp.model import LanguageModel, load_model, wrap_bridge
-from autointerp.records import Head
+from autointerp.records import Feature, Head
 
 __all__ = ["LooksAtFilter", "LooksAtPrompt", "NotebookModel", "looks_at_prompts", "open_model"]
 
@@ -71,6 +75,15 @@ class RandomOptions(TypedDict, total=False):
     src_token: str | None
     dst_token: str | None
     exclude_self: bool
+
+
+class ActivationOptions(TypedDict, total=False):
+    """Options of `NotebookModel.activations`: the fields of `features.ranked.Ranked`."""
+
+    n: int
+    order: ActivationOrder
+    seed: int
+    token: str | None
 
 
 class EntityOptions(TypedDict, total=False):
@@ -122,6 +135,18 @@ class NotebookModel:
     def random_multiples(self, head: str | Head, texts: Texts, **options: Unpack[RandomOptions]) -> PairTable:
         """A seeded uniform draw of attention pairs of a head."""
         return random_multiples(self.model, self.windows(texts), _head(head), RandomQuery(**options))
+
+    def activations(
+        self, unit: str | Feature, texts: Texts, units: str = "", **options: Unpack[ActivationOptions]
+    ) -> ActivationTable:
+        """The `n` (10) highest, lowest or random (`order`) activations of a neuron (`L2N17`), or of a latent (`L2F17`)
+        of the autoencoder that `units` names (`sae:FOLDER`)."""
+        wanted = _unit(unit)
+        if not units and wanted.kind == "latent":
+            raise BadInput(f'{wanted} is a latent: say of which autoencoder, with units="sae:FOLDER".')
+        found = load_units(units or f"neurons:{wanted}", self.model)
+        found.place(wanted)
+        return ranked_activations(self.model, gathered(self.windows(texts)), found, wanted, Ranked(**options))
 
     def looks_at(self, prompts: Sequence[LooksAtPrompt], filters: LooksAtFilter | None = None) -> LooksAtTable:
         """The heads that attend from the prompts' destination to their sources; see `looks_at_prompts`."""
@@ -180,6 +205,15 @@ def open_model(spec: Any = "demo", device: str = "auto", dtype: str = "auto") ->
     if hasattr(spec, "blocks") and hasattr(spec, "original_model"):
         return NotebookModel(wrap_bridge(spec, str(getattr(spec.cfg, "model_name", "") or "bridge"))[0])
     raise BadInput(f"a {type(spec).__name__} is no model; give a name, a folder or a TransformerBridge.")
+
+
+def _unit(unit: str | Feature) -> Feature:
+    if isinstance(unit, Feature):
+        return unit
+    try:
+        return Feature.parse(unit)
+    except ValueError as error:
+        raise BadInput(str(error) + ".") from None
 
 
 def _head(head: str | Head) -> Head:

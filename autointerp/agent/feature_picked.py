@@ -63,7 +63,8 @@ def find_rows(subject: FeatureSubject, asked: UnitRows) -> Plain:
         below = np.searchsorted(everywhere, shares[i]) / max(1, len(everywhere) - 1)  # of the others
         tokens = subject.strings_of(subject.data.explain_rows.ids[window[i], : dst[i] + 1])
         shown.append({
-            "text": ending(tokens, int(dst[i]), SHOWN), "strength": strength(float(shares[i])),
+            "text": ending(tokens, int(dst[i]), SHOWN, bos=subject.model.bos_id is not None),
+            "strength": strength(float(shares[i])),
             "activation_percentile": number(100 * below), "kl_without": number(kl), "lost_log_prob": log_prob,
         })  # fmt: skip
     return found | {"rows": shown}

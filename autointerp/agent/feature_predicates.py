@@ -62,4 +62,5 @@ def _samples(trial: FeatureTrial, group: Group) -> list[Plain]:
 
 def _sample(trial: FeatureTrial, window: int, dst: int) -> Plain:
     tokens = trial.subject.strings_of(trial.rows.ids[window, : dst + 1])
-    return {"text": ending(tokens, dst, SHOWN), "strength": strength(float(trial.shares[window, dst]))}
+    text = ending(tokens, dst, SHOWN, bos=trial.subject.model.bos_id is not None)
+    return {"text": text, "strength": strength(float(trial.shares[window, dst]))}

@@ -31,9 +31,10 @@ def values(found: Iterable[TokenValue], n: int) -> list[list[object]]:
     return [[token(v.token), number(v.value)] for v in list(found)[:n]]
 
 
-def ending(tokens: Sequence[str], dst: int, most: int) -> str:
-    """The text up to a destination, which stands in `>` and `<`; `most` characters before it at the most."""
-    before = "".join(tokens[:dst]).encode("utf-8", "replace").decode("utf-8")
+def ending(tokens: Sequence[str], dst: int, most: int, *, bos: bool) -> str:
+    """The text up to a destination, which stands in `>` and `<`; `most` characters before it at the most. `bos`: the
+    first token is BOS and no part of the text; who copied it into a text would write its characters."""
+    before = "".join(tokens[int(bos) : dst]).encode("utf-8", "replace").decode("utf-8")
     cut = "…" + before[-most:] if len(before) > most else before
     return f"{cut}>{token(tokens[dst])}<"
 

@@ -63,7 +63,7 @@ def _sample(
 ) -> Plain:
     strings, ids = trial.subject.model.strings, trial.rows.ids[window].tolist()
     tokens = [strings[i] for i in ids[: dst + 1]]
-    found: Plain = {"text": ending(tokens, dst, SHOWN)}
+    found: Plain = {"text": ending(tokens, dst, SHOWN, bos=trial.subject.model.bos_id is not None)}
     for name, predicate in zip(("named", "named_by_second"), predicates, strict=False):
         named = np.flatnonzero(trial.pairs.mask(predicate)[window, dst])
         found[name] = _place(tokens, dst, int(named[-1]), len(named)) if len(named) else "nothing"

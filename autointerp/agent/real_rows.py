@@ -103,7 +103,8 @@ def find_rows(subject: Subject, survey: Survey, asked: Rows) -> Plain:
     shown = []
     for i, row, effect in zip(chosen, read_rows(subject, fed), ablated, strict=True):
         place = np.searchsorted(activities, survey.activity[window[i], dst[i]], side="right") / len(activities)
-        shown.append(_shown(row) | {"activity_percentile": number(100 * place), "kl_without": number(effect.kl)})
+        view = _shown(row, bos=subject.model.bos_id is not None)
+        shown.append(view | {"activity_percentile": number(100 * place), "kl_without": number(effect.kl)})
     return {"matching": len(window), "of": int(survey.rows.sum()), "rows": shown}
 
 
@@ -112,10 +113,10 @@ def _fed(subject: Subject, survey: Survey, window: int, dst: int) -> Fed:
     return Fed(ids, dst, tuple(subject.model.strings[i] for i in ids.tolist()))
 
 
-def _shown(row: ReadRow) -> Plain:
+def _shown(row: ReadRow, *, bos: bool) -> Plain:
     view = row.view(2)
     view.pop("at")
-    return {"text": ending(row.fed.tokens, row.fed.dst, SHOWN)} | view
+    return {"text": ending(row.fed.tokens, row.fed.dst, SHOWN, bos=bos)} | view
 
 
 def _filtered(subject: Subject, survey: Survey, asked: Rows) -> Bool[np.ndarray, "window pos"]:

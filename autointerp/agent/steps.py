@@ -2,7 +2,8 @@
 
 1. The prompt holds the evidence, what was tried so far and the rules of the step, all as JSON in marked blocks. Where
    experiments stand in it, the evidence is brief. It has the room of all prompts of the run, and is cut until it fits:
-   examples first, then the numbers of earlier rounds; what is left of both only where the server could not read it.
+   examples first, then the numbers of earlier rounds, then measurements; what is left of all only where the server
+   could not read it.
 2. The reply follows the schema as strictly as the server can. Experiments may also come as calls of tools, where the
    server has them (`tool_calls`): their schemas are the same, and so is what becomes of a call. They are read one by
    one: a request that is none stays in the answer as one that was refused, since a repair would cost a call and teach
@@ -17,22 +18,22 @@ from typing import Any, Generic, TypeVar
 
 from autointerp.agent.allowance import CountedChat, LoopChat
 from autointerp.agent.claims import MAX_CLAIMS, Claim, ClaimForm, read_claims
-from autointerp.agent.kind import E, LoopKind, few_examples, fewer
+from autointerp.agent.kind import E, LoopKind, few_examples
+from autointerp.agent.portion import Portion
 from autointerp.agent.spec import LoopSpec
 from autointerp.agent.tool_calls import Called, Calls, ask_by_tools, with_tools
 from autointerp.agent.tool_schemas import bare, closed, tool_specs
-from autointerp.agent.view import DETAILS, FEWEST
-from autointerp.explain.asked import FEW_EXAMPLES
+from autointerp.agent.view import DETAILS
 from autointerp.llm import (
     CONTEXT,
     Answer,
     Capabilities,
     ChatRequest,
     PromptRoom,
+    Room,
     Usage,
     ask,
     estimate_prompt,
-    fitted,
     json_objects,
 )
 from autointerp.prompting import Prompt, Templates
@@ -197,38 +198,32 @@ class StepAsker:
 
     def _fitting(self, step: Step[T], material: Material[Any]) -> ChatRequest | Failure:
         """The request with as much of evidence and history as there is room for."""
-        room, kind, detail = self.room.of(step.max_tokens), material.kind, DETAILS
-        evidence = few_examples(material.evidence) if step.brief else material.evidence
-        show = kind.brief if step.brief else kind.view
+        room, shown = self.room.of(step.max_tokens), Portion(material.evidence, DETAILS)
+        if step.brief:
+            shown = replace(shown, evidence=few_examples(material.evidence))
         more = {**material.more, "tools": []} if step.calls is not None else material.more  # sent beside the prompt
         while True:
             values = {
-                "evidence": show(evidence),
-                "history": material.history(detail),
-                "labels": list(kind.form.labels),
+                "evidence": shown.view(material.kind.brief if step.brief else material.kind.view),
+                "history": material.history(shown.detail),
+                "labels": list(material.kind.form.labels),
                 "instruction": self.instruction,
                 **more,
             }
-            request = self._request(step, self.templates.render(step.template, values), kind.unit(evidence))
-            spare = len(evidence.examples) > FEW_EXAMPLES or detail > FEWEST
-            if self._size(request, step) <= (room.wanted if spare else room.limit):
+            prompt = self.templates.render(step.template, values)
+            request = self._request(step, prompt, material.kind.unit(material.evidence))
+            if self._size(request, step, room) <= (room.wanted if shown.spare else room.limit):
                 return request
-            if len(evidence.examples) > FEW_EXAMPLES or (evidence.examples and detail == 0):
-                evidence = fewer(evidence)
-            elif detail > 0:
-                detail -= 1
-            else:
-                reason = (
-                    f"the prompt of {step.template} does not fit {room.limit} tokens. Give the server more context."
-                )
-                return Failure(stage=CONTEXT, reason=reason)
+            less = shown.less()
+            if less is None:
+                reason = f"the prompt of {step.template} does not fit {room.limit} tokens"
+                return Failure(stage=CONTEXT, reason=f"{reason}. Give the server more context.")
+            shown = less
 
-    def _size(self, request: ChatRequest, step: Step[T]) -> int:
-        """Of what a prompt is made of: a schema that the server enforces is none of it, unlike tools."""
-        asked = fitted(request, self.capabilities)
-        by_schema = asked.changed(json_schema=None) if asked.reply_format == "schema" else asked
+    def _size(self, request: ChatRequest, step: Step[T], room: Room) -> int:
+        """Of the longer form, where tools may be called: the same prompt may be asked without them."""
         by_tools = 0 if step.calls is None else estimate_prompt(with_tools(request, step.calls))
-        return max(estimate_prompt(by_schema), by_tools)
+        return max(room.size(request), by_tools)
 
 
 def _thought() -> Plain:

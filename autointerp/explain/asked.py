@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from autointerp.errors import BadInput, PredicateError
 from autointerp.explain.brief import brief_view
+from autointerp.explain.fitting import Sized, first_fitting
 from autointerp.explain.outcome import Explanation
-from autointerp.explain.view import drop_examples
+from autointerp.explain.view import fewer_and_fewer
 from autointerp.feature_records import FeatureEvidence
 from autointerp.llm import (
     CONTEXT,
@@ -39,6 +41,7 @@ REPAIRS = 2
 USED_UP = "no valid reply after"  # how `ask` begins the reason of a failure that had all its replies
 
 E = TypeVar("E", Evidence, FeatureEvidence)
+Plain = dict[str, Any]
 
 
 def text_schema(limit: int) -> dict[str, Any]:
@@ -77,32 +80,38 @@ def task_prompt(
 
     Raises BadInput if it does not fit even without examples.
     """
-    for show, fewest in ((lambda view: view, FEW_EXAMPLES), (brief_view, 0)):
-        examples = evidence.examples
-        while True:
-            values = {
-                "evidence": show(task.view(evidence, examples)),
-                "labels": list(task.labels),
-                "instruction": settings.instruction,
-            }
-            prompt = templates.render(task.template, values)
-            size = room.size(ChatRequest(messages=prompt.messages, json_schema=dict(task.schema)))
-            if size <= (room.wanted if len(examples) > FEW_EXAMPLES else room.limit):
-                return prompt, _left_out(len(evidence.examples) - len(examples), room, brief=show is brief_view)
-            if len(examples) <= fewest:
-                break
-            examples = drop_examples(examples)
+
+    def made(view: Callable[[Plain], Plain], examples: tuple[Any, ...]) -> Sized:
+        values = {
+            "evidence": view(task.view(evidence, examples)),
+            "labels": list(task.labels),
+            "instruction": settings.instruction,
+        }
+        prompt = templates.render(task.template, values)
+        size = room.size(ChatRequest(messages=prompt.messages, json_schema=dict(task.schema)))
+        return Sized(prompt, size, size <= (room.wanted if len(examples) > FEW_EXAMPLES else room.limit))
+
+    for view, fewest in ((_whole, FEW_EXAMPLES), (brief_view, 0)):
+        found = first_fitting(fewer_and_fewer(evidence.examples, fewest), partial(made, view))
+        if found is not None:
+            prompt, dropped = found
+            return prompt, _left_out(dropped, room, brief=view is brief_view)
     raise BadInput(
-        f"the prompt needs about {size} tokens without any example, but only {room.limit} fit the server's "
-        "context. Start the server with a larger context."
+        f"the prompt needs about {made(brief_view, ()).size} tokens without any example, but only {room.limit} fit the "
+        "server's context. Start the server with a larger context."
     )
+
+
+def _whole(view: Plain) -> Plain:
+    return view
 
 
 def _left_out(examples: int, room: Room, *, brief: bool) -> tuple[str, ...]:
     """What prompts of units say of themselves where something is left out."""
-    what = [f"{examples} examples"] if examples else []
-    what += ["some measurements"] if brief else []
-    return (f"{' and '.join(what)} left out to fit {room.wanted} tokens",) if what else ()
+    if not examples and not brief:
+        return ()
+    note = f"{examples} examples left out to fit {room.wanted} tokens"
+    return (f"{note}; measurements shortened" if brief else note,)
 
 
 class TaskExplainer(Generic[E]):

@@ -56,6 +56,14 @@ def drop_examples(examples: tuple[X, ...]) -> tuple[X, ...]:
     return ()
 
 
+def fewer_and_fewer(examples: tuple[X, ...], fewest: int) -> list[tuple[X, ...]]:
+    """All examples, all but the one that is missed least, and so on down to `fewest`."""
+    choices = [examples]
+    while len(choices[-1]) > fewest:
+        choices.append(drop_examples(choices[-1]))
+    return choices
+
+
 def _statistics(evidence: Evidence) -> Plain:
     stats = evidence.stats
     histogram = zip(stats.distance_buckets, stats.distance_histogram, strict=True)

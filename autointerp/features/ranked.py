@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt64
@@ -31,6 +31,9 @@ from autointerp.features.text_rows import hashes_of_rows, is_row
 from autointerp.model import LanguageModel
 from autointerp.records import Feature
 from autointerp.tables import TokenTable
+
+if TYPE_CHECKING:
+    import pandas
 
 Order = Literal["top", "bottom", "random"]
 COLUMNS = (
@@ -91,6 +94,10 @@ class ActivationTable:
         cells = tuple(tuple(getattr(row, name) for name in COLUMNS) for row in self.rows)
         return TokenTable(COLUMNS, cells, TEXT_COLUMNS, self.title)
 
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A DataFrame with `COLUMNS`; tokens as they are."""
+        return self._table().to_dataframe()
+
     def to_csv(self) -> str:
         """CSV text; `tables.read_csv_cells(text, TEXT_COLUMNS)` gives the tokens back."""
         return self._table().to_csv()
@@ -108,14 +115,17 @@ class ActivationTable:
 
     def to_html(self) -> str:
         """A page of its own, readable offline: the table, and each row's activations drawn over its tokens."""
-        drawn = "".join(tokens_html(_drawn(row)) for row in self.rows)
-        table = f'<div style="overflow-x:auto">{self._table().to_html()}</div>'
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             f'<meta name="color-scheme" content="light dark"><title>{escape(self.title)}</title></head>'
             '<body style="font-family:system-ui,sans-serif;margin:1rem">'
-            f"<p>{escape(self.definition)}</p>{table}{drawn}</body></html>\n"
+            f"{self._repr_html_()}</body></html>\n"
         )
+
+    def _repr_html_(self) -> str:
+        drawn = "".join(tokens_html(_drawn(row)) for row in self.rows)
+        table = f'<div style="overflow-x:auto">{self._table().to_html()}</div>'
+        return f"<p>{escape(self.definition)}</p>{table}{drawn}"
 
 
 def ranked_activations(

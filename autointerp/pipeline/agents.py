@@ -23,11 +23,12 @@ from autointerp.agent.standing import Standing
 from autointerp.agent.steps import StepAsker
 from autointerp.chat.session import ChatSession
 from autointerp.config import RunConfig, Settings
+from autointerp.errors import BadInput
 from autointerp.evidence.collect import Collected, Progress
 from autointerp.explain import Explanation
 from autointerp.explain.asked import LanguageSettings
 from autointerp.explain.outcome import Explains
-from autointerp.llm import Budget
+from autointerp.llm import CONTEXT, Budget
 from autointerp.pipeline.agent_journal import RunJournals
 from autointerp.pipeline.benches import Lab, LabBench, Workshop
 from autointerp.pipeline.describing import Pace, U, plural, run_together
@@ -151,10 +152,21 @@ def sample_explainers(study: Study[U, E], asking: Asking, chat: LoopChat) -> tup
 
 
 def shuffled(units: Sequence[U]) -> dict[U, U]:
-    """For each unit another one far from it: units in order, half the list away."""
+    """For each unit another one far from it: units in order, half the list away. Raises BadInput for a single unit."""
+    if len(units) == 1:
+        raise BadInput(
+            f"`--agent shuffled` answers a unit with experiments on another one, but only {units[0]} is studied. "
+            "Select two or more, or leave out `shuffled`."
+        )
     ordered = sorted(units)
     shift = max(1, len(ordered) // 2)
     return {unit: ordered[(place + shift) % len(ordered)] for place, unit in enumerate(ordered)}
+
+
+def check_donors(config: RunConfig, units: Sequence[U]) -> None:
+    """Refuse `shuffled` for a single unit before anything is asked. Raises BadInput."""
+    if config.agent_plan.shuffled:
+        shuffled(units)
 
 
 class LoopState(Protocol[U]):
@@ -226,9 +238,11 @@ def told(transcripts: Mapping[U, Transcript]) -> str:
     replaced = sum(t.chosen != "one shot" and not _said_nothing(t) for t in looped)
     ran = sum(not e.error and not e.repeated for t in looped for turn in t.turns for e in turn.experiments)
     noun = plural(next(iter(transcripts))) if transcripts else "units"
+    too_long = sum(turn.failure.startswith(f"{CONTEXT}: ") for t in looped for turn in t.turns)
+    advice = f"; {too_long} steps did not fit the server's context: start it with a larger one" if too_long else ""
     return (
         f"agent: the verdict of {len(looped)} of {len(transcripts)} {noun} was open after one shot; "
-        f"{ran} experiments; {replaced} descriptions were replaced"
+        f"{ran} experiments; {replaced} descriptions were replaced{advice}"
     )
 
 

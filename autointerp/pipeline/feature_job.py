@@ -27,6 +27,7 @@ from autointerp.features.collect import CollectedFeatures, FeatureCollectSpec
 from autointerp.features.reconstruction import Reconstruction, reconstruction
 from autointerp.features.unit_names import check_names
 from autointerp.features.units import UnitSet, load_units, select
+from autointerp.pipeline.agents import check_donors
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.feature_collecting import CHECKPOINT, TABLE, collected_features
 from autointerp.pipeline.feature_inputs import FeatureRows, feature_rows
@@ -131,7 +132,9 @@ class _FeatureJob:
         config, settings = self._config, self._options.settings
         on = config.agent_plan.on
         lab = lab_of(inputs, units, collected, rows, config.seed, settings.batch_size) if on else None
-        return FeatureTalkPlan(config, settings, inputs.model, units, collected, rows, lab)
+        plan = FeatureTalkPlan(config, settings, inputs.model, units, collected, rows, lab)
+        check_donors(config, plan.alive)
+        return plan
 
     def _describe_and_score(
         self, inputs: Inputs, units: UnitSet, collected: CollectedFeatures, result: FeatureJobResult,

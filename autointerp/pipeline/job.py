@@ -20,7 +20,7 @@ from autointerp.errors import BudgetExceeded, TooManyFailures
 from autointerp.evidence.collect import Collected
 from autointerp.explain import Explanation
 from autointerp.explain.detectors import describe
-from autointerp.pipeline.agents import lab_data
+from autointerp.pipeline.agents import check_donors, lab_data
 from autointerp.pipeline.collecting import ARRAYS, collected_evidence
 from autointerp.pipeline.describing import stored_descriptions
 from autointerp.pipeline.given_circuit import given_circuit
@@ -73,6 +73,7 @@ class _Job:
             self._state.try_server()
         self._console("loading the model and the corpus", 0, 1)
         inputs = load_inputs(self._config, sources, self._run.path("cache/corpus"))
+        check_donors(self._config, inputs.heads)
         self._circuit.check(inputs.model)
         lenses = plan_lenses(self._config, inputs.model)
         self._state.save_config(inputs, {"lenses": lenses.facts(), **self._circuit.facts()})
