@@ -148,9 +148,7 @@ def _parse(line: bytes, where: str, record: type[R]) -> R:
             problem = first.errors()[0]
             place = ".".join(str(part) for part in problem["loc"])
             name = "head" if record is HeadReport else "unit"
-            raise RunFolderError(
-                f"{where}: not a {name} report ({place}: {problem['msg']}). {REMOVE_FILE}"
-            ) from None
+            raise RunFolderError(f"{where}: not a {name} report ({place}: {problem['msg']}). {REMOVE_FILE}") from None
 
 
 def _lists_to_tuples(value: Any) -> Any:
