@@ -239,6 +239,7 @@ def test_dry_run_counts_the_loops_of_units(place: Place, tmp_path: Path, capsys:
     assert "agent" not in capsys.readouterr().out.replace("--agent off", "")
 
 
+@pytest.mark.slow
 def test_the_best_of_several_answers_of_a_unit(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "run"
     with MisbehavingServer(playing) as server:

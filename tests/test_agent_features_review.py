@@ -122,6 +122,7 @@ def test_a_run_survives_a_hostile_agent_and_tells_it_nothing(tmp_path: Path) -> 
         assert not re.search(r"secret|\bL\d+N\d+|neuron|latent|\blayer\b|hook_|<img src=x", prompt, re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_best_of_several_answers_has_half_of_the_budget(tmp_path: Path) -> None:
     """What is left is for the judges: the run goes on where further answers no longer fit their half."""
     model, corpus = save_model(tmp_path / "model"), save_corpus(tmp_path / "corpus.txt")

@@ -485,6 +485,7 @@ def planted_data(model: LanguageModel, units: Any, wanted: tuple[Feature, ...]) 
     return FeatureLabData(ExplainRows(ids[:40], lengths[:40]), select, units, facts, table, None, wanted=wanted)
 
 
+@pytest.mark.slow
 def test_a_unit_that_asks_for_the_token_before_rests_without_it() -> None:
     model, planted = load_planted_features(3)[0], PlantedFeatures.of(3)
     units = load_units("neurons", model)
