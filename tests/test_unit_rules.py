@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autointerp.agent.feature_kind import FEATURES
+from autointerp.agent.head_kind import HEADS
 from autointerp.agent.requests import Request
 from autointerp.agent.standing import standing_of
 from autointerp.agent.steps import experiments_step, hypotheses_step, revision_step
@@ -271,8 +272,8 @@ def test_a_place_at_rest_refutes_what_stood_before_it() -> None:
 
 
 def test_a_rule_that_names_tokens_at_which_a_unit_rests_is_not_settled() -> None:
-    numbers = {"value": 0.5, "coverage": 1.0, "nulls_beaten": True, "precision": 0.4, "n_rows": 99}
-    assert standing_of(numbers) == ("partial", "score 0.5, but the unit rests at 0.60 of what it names")
-    assert standing_of({**numbers, "precision": 0.8})[0] == "settled"
-    del numbers["n_rows"]
-    assert standing_of({**numbers, "n_pairs": 99})[0] == "settled"  # of a head pairs are counted
+    numbers = {"value": 0.5, "coverage": 1.0, "nulls_beaten": True, "precision": 0.4}
+    why = "score 0.5, but the unit rests at 0.60 of what it names"
+    assert standing_of(numbers, FEATURES.least_precision) == ("partial", why)
+    assert standing_of({**numbers, "precision": 0.8}, FEATURES.least_precision)[0] == "settled"
+    assert standing_of(numbers, HEADS.least_precision)[0] == "settled"  # of a head pairs are counted

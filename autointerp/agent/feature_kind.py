@@ -6,7 +6,8 @@ from typing import Any
 
 from autointerp.agent.claims import ClaimForm, text_field
 from autointerp.agent.feature_tools import FEATURE_TOOLS
-from autointerp.agent.kind import BRIEF_MEASUREMENTS, LoopKind
+from autointerp.agent.kind import LoopKind
+from autointerp.agent.standing import ENOUGH
 from autointerp.explain.feature_language import feature_description, tokens_schema
 from autointerp.explain.feature_view import feature_view
 from autointerp.feature_records import FEATURE_LABELS, FeatureEvidence
@@ -27,17 +28,10 @@ FEATURE_CLAIMS = ClaimForm(
 )
 
 
-def _brief(evidence: FeatureEvidence) -> Plain:
-    """Of the rules those that fire, or else the best."""
-    view = feature_view(evidence)
-    firing = [rule for rule in view["rules"] if rule["fires"]]
-    return {**view, "rules": firing or sorted(view["rules"], key=lambda rule: -rule["f1"])[:BRIEF_MEASUREMENTS]}
-
-
 def _to_score(description: Description) -> Plain:
     return {"predicate": description.predicate}
 
 
 FEATURES: LoopKind[FeatureEvidence] = LoopKind(
-    FEATURE_TOOLS, FEATURE_CLAIMS, lambda evidence: evidence.unit, feature_view, _brief, _to_score, COST, "_feature"
+    FEATURE_TOOLS, FEATURE_CLAIMS, lambda evidence: evidence.unit, feature_view, _to_score, COST, "_feature", ENOUGH
 )

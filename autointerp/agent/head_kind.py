@@ -6,7 +6,7 @@ from typing import Any
 
 from autointerp.agent.claims import ClaimForm, text_field
 from autointerp.agent.head_tools import HEAD_TOOLS
-from autointerp.agent.kind import BRIEF_MEASUREMENTS, LoopKind
+from autointerp.agent.kind import LoopKind
 from autointerp.explain.language import plain_description
 from autointerp.explain.view import evidence_view
 from autointerp.predicate import parse
@@ -24,18 +24,10 @@ HEAD_CLAIMS = ClaimForm(
 )
 
 
-def _brief(evidence: Evidence) -> Plain:
-    """Of the measurements those that fire, or else the highest."""
-    view = evidence_view(evidence)
-    firing = [m for m in view["measurements"] if m["fires"]]
-    by_rank = sorted(view["measurements"], key=lambda m: -(m["percentile_among_heads"] or 0))
-    return {**view, "measurements": firing or by_rank[:BRIEF_MEASUREMENTS]}
-
-
 def _to_score(description: Description) -> Plain:
     return {"predicate": description.predicate, "domain": description.domain}
 
 
 HEADS: LoopKind[Evidence] = LoopKind(
-    HEAD_TOOLS, HEAD_CLAIMS, lambda evidence: evidence.head, evidence_view, _brief, _to_score, 500_000
+    HEAD_TOOLS, HEAD_CLAIMS, lambda evidence: evidence.head, evidence_view, _to_score, 500_000
 )

@@ -12,10 +12,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from autointerp.agent.claims import ClaimForm
 from autointerp.agent.requests import Toolset
+from autointerp.explain.brief import firing_view
 from autointerp.explain.view import drop_examples
 from autointerp.records import Description, Unit
 
-BRIEF_EXAMPLES, BRIEF_MEASUREMENTS = 10, 4
+BRIEF_EXAMPLES = 10
 Plain = dict[str, Any]
 
 
@@ -33,22 +34,26 @@ E = TypeVar("E", bound=Shown)
 
 @dataclass(frozen=True, eq=False)
 class LoopKind(Generic[E]):
-    """A kind of units. `view`: all that a prompt shows of the evidence · `brief`: the same beside experiments, with few
-    measurements · `cost`: tokens that experiments on one unit may feed to the model ·
-    `to_score`: the arguments of `score_predicate` for a description · `suffix`: of its templates."""
+    """A kind of units. `view`: all that a prompt shows of the evidence · `to_score`: the arguments of
+    `score_predicate` for a description · `cost`: tokens that experiments on one unit may feed to the model ·
+    `suffix`: of its templates · `least_precision`: on select, below which a rule may still lack a condition."""
 
     tools: Toolset
     form: ClaimForm
     unit: Callable[[E], Unit]
     view: Callable[[E], Plain]
-    brief: Callable[[E], Plain]
     to_score: Callable[[Description], Plain]
     cost: int
     suffix: str = ""
+    least_precision: float = 0.0
 
     def template(self, step: str) -> str:
         """The name of the template of `hypotheses`, `experiments` or `revision`."""
         return f"agent_{step}{self.suffix}"
+
+    def brief(self, evidence: E) -> Plain:
+        """What a prompt shows beside experiments: of the measurements those that fire, or else the highest."""
+        return firing_view(self.view(evidence))
 
 
 def fewer(evidence: E) -> E:

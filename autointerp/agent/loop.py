@@ -208,7 +208,7 @@ class UnitLoop(Generic[E]):
         if isinstance(request, RequestError):
             return Hypothesis(description=said, standing="unscored", why=request.reason)
         numbers = await self._answered(request, self._inputs.scores)
-        standing, why = standing_of(numbers)
+        standing, why = standing_of(numbers, self._kind.least_precision)
         return Hypothesis(description=said, select=numbers, standing=standing, why=why)
 
     async def _experiment(self, tool: object, arguments: object, before: list[Experiment]) -> Experiment:

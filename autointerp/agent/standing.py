@@ -22,8 +22,9 @@ GAIN = 0.01  # of the score: less is no gain
 IDLE = 0.9  # of the tested destinations without an effect: nothing depends on the head there
 
 
-def standing_of(numbers: Mapping[str, Any]) -> tuple[Standing, str]:
-    """The standing that the numbers of `score_predicate` give, and the condition that decided."""
+def standing_of(numbers: Mapping[str, Any], least_precision: float = 0.0) -> tuple[Standing, str]:
+    """The standing that the numbers of `score_predicate` give, and the condition that decided. `least_precision`: below
+    which something else may have to hold; 0 where it says nothing, as of a head's pairs."""
     missing = numbers.get("error") or numbers.get("unscored")
     value = numbers.get("value")
     if missing or not _is_number(value):
@@ -45,7 +46,7 @@ def standing_of(numbers: Mapping[str, Any]) -> tuple[Standing, str]:
     if coverage < ENOUGH:
         return "partial", f"score {value}, but it leaves {1 - coverage:.2f} of the whole activity unexplained"
     precision = numbers.get("precision")
-    if "n_rows" in numbers and _is_number(precision) and precision < ENOUGH:  # of a head pairs are counted, not rows
+    if _is_number(precision) and precision < least_precision:
         return "partial", f"score {value}, but the unit rests at {1 - precision:.2f} of what it names"
     return "settled", f"score {value}, covers {coverage}"
 

@@ -18,6 +18,17 @@ def brief_view(view: Plain) -> Plain:
     return {name: _brief_part(name, part) for name, part in view.items()}
 
 
+def firing_view(view: Plain) -> Plain:
+    """A view with the measurements or rules that fire alone, or else the few that rank highest."""
+    ranked = {name: _firing(part, RANKED_BY[name]) for name, part in view.items() if name in RANKED_BY}
+    return {**view, **ranked}
+
+
+def _firing(measured: list[Plain], rank: str) -> list[Plain]:
+    by_rank = sorted(measured, key=lambda one: -_number(one[rank]))
+    return [one for one in measured if one["fires"]] or by_rank[:FEW_MEASURED]
+
+
 def _brief_part(name: str, part: Any) -> Any:
     if name in RANKED_BY:
         return _foremost(part, RANKED_BY[name])
